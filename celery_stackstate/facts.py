@@ -1,0 +1,147 @@
+"""What is written about a run, and which fact decides its status, whatever the order in which the facts arrive.
+
+A run's status is that of its fact with the highest rank. A success outranks all. Otherwise the later epoch does: the
+time of the attempt, or of the message, that the fact is about. An epoch travels in the message's header and each step
+takes a larger one than the step before (Lamport), so clocks of different hosts cannot turn the order around. Within one
+epoch a later phase outranks an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from celery_stackstate.records import (
+    FAILURE,
+    IGNORED,
+    LOST,
+    QUEUED,
+    RECEIVED,
+    REJECTED,
+    RETRY,
+    REVOKED,
+    STARTED,
+    SUCCESS,
+)
+from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite, StoredEvent
+
+PHASES = (QUEUED, RECEIVED, STARTED, LOST, RETRY, IGNORED, REJECTED, REVOKED, FAILURE, SUCCESS)
+SUCCESS_RANK = 2**50
+
+Retention = Callable[[str], float]
+
+
+def now_micros() -> int:
+    """Return this host's time in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def next_epoch(before: int = 0) -> int:
+    """Return an epoch (milliseconds) later than `before`, and now unless that clock is behind."""
+    return max(before + 1, time.time_ns() // 1_000_000)
+
+
+def rank(status: str, epoch: int) -> int:
+    """Return the rank of a fact about `epoch` that says `status`."""
+    return epoch * 16 + PHASES.index(status) + (SUCCESS_RANK if status == SUCCESS else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a message's header says about its publishing. Times are microseconds of the publisher's clock.
+
+    `waits` counts how often the run was sent again because something was busy, since `waiting_since`.
+    """
+
+    first: int
+    at: int
+    epoch: int
+    publisher: str
+    waits: int = 0
+    waiting_since: int = 0
+
+
+def event(uid: str, name: str, *, execution: str | None = None, at: int | None = None, **data: Any) -> StoredEvent:
+    """Return one fact with `data` as JSON; what is None is left out."""
+    kept = {key: value for key, value in data.items() if value is not None}
+    return StoredEvent(uid, now_micros() if at is None else at, name, execution, json.dumps(kept).encode())
+
+
+def queued(
+    run_id: str,
+    facts: RunFacts,
+    stamp: Stamp,
+    *,
+    retries: int,
+    eta: int | None,
+    data: Mapping[str, Any],
+    keep: Retention,
+) -> RunWrite:
+    """Return what the publisher of a message knows. One that goes on with a run that was begun says RETRY."""
+    status = RETRY if retries or stamp.waits else QUEUED
+    return RunWrite(
+        run_id,
+        rank(status, stamp.epoch),
+        facts,
+        RunStanding(status=status, retries=retries, forget=_forget(status, keep, eta)),
+        [event(f"queued:{stamp.epoch}", "queued", at=stamp.at, retries=retries, eta=eta, **data)],
+    )
+
+
+def received(
+    run_id: str, facts: RunFacts, epoch: int, *, worker: str, retries: int, eta: int | None, keep: Retention
+) -> RunWrite:
+    """Return what a worker knows that was delivered a message."""
+    status = RETRY if retries else RECEIVED
+    at = now_micros()
+    return RunWrite(
+        run_id,
+        rank(status, epoch),
+        facts,
+        RunStanding(status=status, worker=worker, retries=retries, forget=_forget(status, keep, eta)),
+        [event(f"received:{epoch}:{worker}:{at}", "received", at=at, worker=worker)],
+    )
+
+
+def ended(
+    run_id: str,
+    facts: RunFacts,
+    epoch: int,
+    status: str,
+    *,
+    name: str | None = None,
+    execution: str | None = None,
+    worker: str | None = None,
+    retries: int = 0,
+    waited: int | None = None,
+    started: int | None = None,
+    keep: Retention,
+    data: Mapping[str, Any],
+) -> RunWrite:
+    """Return what ended an attempt, or (without an execution) a run that no body was begun for."""
+    at = now_micros()
+    name = name or status.lower()
+    error = data.get("error")
+    return RunWrite(
+        run_id,
+        rank(status, epoch),
+        facts,
+        RunStanding(
+            status=status,
+            worker=worker,
+            retries=retries,
+            waited=waited,
+            started=started,
+            finished=at,
+            error=f"{data.get('error_type')}: {error}"[:500] if data.get("error_type") else None,
+            forget=_forget(status, keep),
+        ),
+        [event(f"end:{name}:{execution or epoch}", name, execution=execution, at=at, **data)],
+    )
+
+
+def _forget(status: str, keep: Retention, eta: int | None = None) -> int:
+    return max(now_micros(), eta or 0) + round(keep(status) * 1_000_000)

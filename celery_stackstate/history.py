@@ -1,0 +1,154 @@
+"""How a run's events become the record that is shown: one attempt per execution, whatever order they arrived in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from celery_stackstate.facts import PHASES
+from celery_stackstate.records import FAILURE, STARTED, SUCCESS, Attempt, Progress, Run, from_micros
+from celery_stackstate.stores.base import RunRow, StoredEvent
+
+ENDINGS = frozenset({"retry", "success", "failure", "revoked", "ignored", "rejected", "lost", "interrupted"})
+STATUS_OF = {"interrupted": "LOST"}
+
+
+@dataclass
+class _Execution:
+    start: StoredEvent | None = None
+    end: StoredEvent | None = None
+    started: Mapping[str, Any] = field(default_factory=dict)
+    ended: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summary(row: RunRow) -> Run:
+    """Return the run as a list shows it."""
+    known, standing = row.facts, row.standing
+    runtime = None
+    if standing.started is not None and standing.finished is not None:
+        runtime = max(0, standing.finished - standing.started) / 1_000_000
+    return Run(
+        id=row.run_id,
+        task=known.task,
+        status=standing.status,
+        queue=known.queue,
+        worker=standing.worker,
+        key=known.key,
+        retries=standing.retries,
+        queued_at=from_micros(known.created),
+        started_at=from_micros(standing.started),
+        finished_at=from_micros(standing.finished),
+        parent_id=known.parent_id,
+        root_id=known.root_id,
+        error=standing.error,
+        wait=None if standing.waited is None else standing.waited / 1_000_000,
+        runtime=runtime,
+    )
+
+
+def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
+    """Return the whole record of a run."""
+    events = list(events)
+    attempts = _attempts(events)
+    request = _first(events, "queued") or _first(events, "started") or {}
+    last_end = next((attempt for attempt in reversed(attempts) if attempt.status == row.standing.status), None)
+    ending = _last(events, "success" if row.standing.status == SUCCESS else row.standing.status.lower())
+    return replace(
+        summary(row),
+        detailed=True,
+        args=request.get("args"),
+        kwargs=request.get("kwargs"),
+        payload_truncated=bool(request.get("payload_truncated")),
+        result=ending.get("result") if row.standing.status == SUCCESS else None,
+        result_truncated=bool(ending.get("result_truncated")),
+        traceback=ending.get("traceback") if row.standing.status == FAILURE else None,
+        eta=from_micros(request.get("eta")),
+        expires=from_micros(request.get("expires")),
+        publisher=request.get("publisher"),
+        progress=_progress(events),
+        attempts=attempts,
+        started_at=attempts[0].started_at if attempts else None,
+        wait=attempts[0].wait if attempts else None,
+        runtime=_total(attempts),
+        worker=last_end.worker if last_end else row.standing.worker,
+    )
+
+
+def _attempts(events: Iterable[StoredEvent]) -> tuple[Attempt, ...]:
+    executions: dict[str, _Execution] = {}
+    for event in events:
+        if event.execution is None:
+            continue
+        execution = executions.setdefault(event.execution, _Execution())
+        if event.name == "started":
+            execution.start, execution.started = event, json.loads(event.data)
+        elif event.name in ENDINGS and _outranks(event, execution.end):
+            execution.end, execution.ended = event, json.loads(event.data)
+    known = [(name, execution) for name, execution in executions.items() if execution.start or execution.end]
+    known.sort(key=lambda item: _order(item[1]))
+    return tuple(_attempt(name, number, execution) for number, (name, execution) in enumerate(known, 1))
+
+
+def _order(execution: _Execution) -> tuple[int, int]:
+    first = execution.start or execution.end
+    return (execution.started.get("epoch", 0), first.at if first else 0)
+
+
+def _outranks(event: StoredEvent, other: StoredEvent | None) -> bool:
+    return other is None or PHASES.index(_status(event)) >= PHASES.index(_status(other))
+
+
+def _status(event: StoredEvent) -> str:
+    return STATUS_OF.get(event.name, event.name.upper())
+
+
+def _attempt(name: str, number: int, execution: _Execution) -> Attempt:
+    start, end, started, ended = execution.start, execution.end, execution.started, execution.ended
+    runtime = max(0, end.at - start.at) / 1_000_000 if start and end else None
+    wait = started.get("wait")
+    return Attempt(
+        execution=name,
+        number=number,
+        status=_status(end) if end else STARTED,
+        worker=started.get("worker"),
+        pid=started.get("pid"),
+        retries=started.get("retries", 0),
+        redelivered=bool(started.get("redelivered")),
+        queued_at=from_micros(started.get("queued_at")),
+        started_at=from_micros(start.at if start else None),
+        finished_at=from_micros(end.at if end else None),
+        wait=None if wait is None else wait / 1_000_000,
+        runtime=runtime,
+        error_type=ended.get("error_type"),
+        error=ended.get("error"),
+        traceback=ended.get("traceback"),
+    )
+
+
+def _first(events: Iterable[StoredEvent], name: str) -> dict[str, Any] | None:
+    for event in events:
+        if event.name == name:
+            found: dict[str, Any] = json.loads(event.data)
+            return found
+    return None
+
+
+def _last(events: list[StoredEvent], name: str) -> dict[str, Any]:
+    return _first(reversed(events), name) or {}
+
+
+def _progress(events: list[StoredEvent]) -> Progress | None:
+    for event in reversed(events):
+        if event.name == "progress":
+            data = json.loads(event.data)
+            moment = from_micros(event.at)
+            assert moment is not None  # noqa: S101 - for the type checker
+            return Progress(data["done"], data.get("total"), data.get("message"), moment)
+    return None
+
+
+def _total(attempts: Iterable[Attempt]) -> float | None:
+    times = [attempt.runtime for attempt in attempts if attempt.runtime is not None]
+    return sum(times) if times else None

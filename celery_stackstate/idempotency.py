@@ -1,0 +1,309 @@
+"""One key, one run: reserve, publish, confirm; claim before the body; finish by compare-and-set.
+
+Every key has one record, changed only by compare-and-set on its version. The task id is derived from the key and a
+generation, so that a request that is published again after a crash carries the same id, and its copies meet at the
+claim. There is no TTL while a run is alive; retention starts at its end. Leases are counted from the record's last
+change by the store's clock, so the clocks of workers and producers do not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from uuid import UUID, uuid4, uuid5
+
+from celery_stackstate.errors import IdempotencyConflict, VersionConflict
+from celery_stackstate.keys import IDEMPOTENCY, pack
+from celery_stackstate.liveness import Lease, is_live
+from celery_stackstate.stores.base import Expect, PutResult, Store, StoredEntry
+from celery_stackstate.surely import put_surely
+
+NAMESPACE = UUID("6f1d6c5e-1f0e-5d0c-9a67-3c1a5b7c7a10")
+ROUNDS = 20
+
+RESERVED = "RESERVED"
+PUBLISHED = "PUBLISHED"
+RUNNING = "RUNNING"
+RETRYING = "RETRYING"
+SUCCEEDED = "SUCCEEDED"
+FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a message carries of its key: enough to find the record, and to make it anew where the store lost it."""
+
+    scope: str
+    key: str
+    generation: int
+    task_id: str
+    task: str
+    fingerprint: str
+    on_failure: str
+    ttl: float
+
+    @property
+    def store_key(self) -> bytes:
+        """Return where the record is stored."""
+        return pack(IDEMPOTENCY, self.scope, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The record of one key. `token` names its last writer; `worker`, `boot` and `pid` say where it is RUNNING."""
+
+    state: str
+    ticket: Ticket
+    token: str
+    worker: str = ""
+    boot: str = ""
+    pid: int = 0
+    epoch: int = 0
+    deliveries: int = 0
+    abandoned: bool = False
+    result: str | None = None
+
+    def dump(self) -> bytes:
+        """Return the bytes that `load` reads."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def load(cls, stored: StoredEntry) -> Record:
+        """Return the record that an entry holds."""
+        data = json.loads(stored.value) if isinstance(stored.value, bytes) else {}
+        return cls(**{**data, "ticket": Ticket(**data["ticket"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The producer's side of a key: to be published when `created`, else the handle of the run that has the key.
+
+    `lost` is the record of the dead attempt that this publish brings back, if it does.
+    """
+
+    created: bool
+    ticket: Ticket
+    version: int
+    record: Record
+    lost: Record | None = None
+
+
+class Verdict(Enum):
+    """What a worker does with a message whose run has a key."""
+
+    RUN = "run the body"
+    REPLAY = "return the stored result"
+    BUSY = "another attempt is live: come back later"
+    DONE = "the run has ended: do nothing"
+    STALE = "the key belongs to another run now: do nothing"
+    POISON = "it was begun too often: fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Who claims: one execution in one process of one worker. `epoch` orders it in the run's history."""
+
+    execution: str
+    lease: Lease
+    pid: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The worker's side of a key. `lost` is the record of the dead attempt that was passed over, if there was one."""
+
+    verdict: Verdict
+    record: Record
+    version: int
+    lost: Record | None = None
+
+
+class Idempotency:
+    """The protocol over a store. See the module's docstring for its promise."""
+
+    def __init__(self, store: Store, *, prefix: str, publish_lease: float, max_deliveries: int) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._publish_lease = publish_lease * 1_000_000
+        self._max_deliveries = max_deliveries
+
+    # -- producer --------------------------------------------------------------------------------------------------
+
+    def reserve(self, *, scope: str, key: str, task: str, fingerprint: str, on_failure: str, ttl: float) -> Reservation:
+        """Take the key for a run that is about to be published, or find the run that has it.
+
+        Raises:
+            IdempotencyConflict: The key belongs to a run with another fingerprint.
+            StoreUnavailable: The store did not answer; nothing was published.
+        """
+        ask = Ticket(scope, key, 0, "", task, fingerprint, on_failure, ttl)
+        token = uuid4().hex
+        wanted = Record(RESERVED, self._next_generation(ask, 0), token)
+        result, lost = self._write(wanted, Expect.ABSENT), None
+        for _ in range(ROUNDS):
+            if result.applied and result.entry is not None:
+                return Reservation(True, wanted.ticket, result.entry.version, wanted, lost)
+            current = result.entry
+            if current is None:
+                wanted, expect, lost = Record(RESERVED, self._next_generation(ask, 0), token), Expect.ABSENT, None
+                result = self._write(wanted, expect)
+                continue
+            record = Record.load(current)
+            successor = self._successor(record, current, ask, token)
+            if successor is None:
+                return Reservation(False, record.ticket, current.version, record)
+            wanted, lost = successor, record if record.state == RUNNING else None
+            result = self._write(wanted, current.version)
+        raise VersionConflict(f"the idempotency key {key!r} was changed by others {ROUNDS} times at once", key=key)
+
+    def _successor(self, record: Record, stored: StoredEntry, ask: Ticket, token: str) -> Record | None:
+        """Return the record to put in place of `record`, or None when the key is taken."""
+        if record.state == FAILED and record.ticket.on_failure == "release":
+            return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
+        if record.ticket.fingerprint != ask.fingerprint:
+            raise _conflict(record, ask)
+        again = replace(record, state=RESERVED, token=token, abandoned=False)
+        if record.state == RESERVED:
+            expired = stored.now - stored.updated >= self._publish_lease
+            return again if record.abandoned or expired else None
+        if record.state == RUNNING and not self._is_live(record, stored):
+            if record.deliveries >= self._max_deliveries:
+                return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
+            return again
+        return None
+
+    def confirm(self, reservation: Reservation) -> None:
+        """Note that the message was published. Nothing depends on it but how soon a repeated call publishes again."""
+        record = replace(reservation.record, state=PUBLISHED)
+        self._store.put(reservation.ticket.store_key, record.dump(), expect=reservation.version)
+
+    def release(self, reservation: Reservation) -> None:
+        """Free the key: the message was certainly not published."""
+        self._store.remove(reservation.ticket.store_key, expect=reservation.version)
+
+    def abandon(self, reservation: Reservation) -> None:
+        """Note that nobody knows whether the message was published: the next call publishes it again, same id."""
+        record = replace(reservation.record, abandoned=True)
+        self._store.put(reservation.ticket.store_key, record.dump(), expect=reservation.version)
+
+    # -- worker ----------------------------------------------------------------------------------------------------
+
+    def claim(self, ticket: Ticket, attempt: Attempt) -> Claim:
+        """Take the run for one attempt before its body begins, or say what to do instead."""
+        stored = self._store.get(ticket.store_key)
+        for _ in range(ROUNDS):
+            record = Record(PUBLISHED, ticket, "") if stored is None else Record.load(stored)
+            if record.ticket.generation < ticket.generation:  # the store forgot the newer reservation
+                record = Record(PUBLISHED, ticket, "")
+            verdict, lost = self._judge(record, stored, ticket, attempt)
+            if verdict is not Verdict.RUN:
+                return Claim(verdict, record, 0 if stored is None else stored.version, lost)
+            running = replace(
+                record,
+                state=RUNNING,
+                token=attempt.execution,
+                worker=attempt.lease.worker,
+                boot=attempt.lease.boot,
+                pid=attempt.pid,
+                epoch=attempt.epoch,
+                deliveries=record.deliveries + (record.state != RETRYING),
+            )
+            result = self._write(running, Expect.ABSENT if stored is None else stored.version)
+            if result.applied and result.entry is not None:
+                return Claim(Verdict.RUN, running, result.entry.version, lost)
+            stored = result.entry
+        raise VersionConflict(f"the idempotency key {ticket.key!r} was changed by others {ROUNDS} times at once")
+
+    def _judge(
+        self, record: Record, stored: StoredEntry | None, ticket: Ticket, attempt: Attempt
+    ) -> tuple[Verdict, Record | None]:
+        if record.ticket.generation != ticket.generation:
+            return Verdict.STALE, None
+        if record.state == SUCCEEDED:
+            return (Verdict.DONE if record.result is None else Verdict.REPLAY), None
+        if record.state == FAILED:
+            return Verdict.DONE, None
+        if record.state == RUNNING and stored is not None and record.token != attempt.execution:
+            if self._is_live(record, stored):
+                return Verdict.BUSY, None
+            if record.deliveries >= self._max_deliveries:
+                return Verdict.POISON, record
+            return Verdict.RUN, record
+        return Verdict.RUN, None
+
+    def succeed(self, claim: Claim, result: str | None) -> Claim | None:
+        """Record the return value as JSON (None: it cannot be kept). None is returned when the claim was lost."""
+        return self._settle(claim, replace(claim.record, state=SUCCEEDED, result=result), ended=True)
+
+    def fail(self, claim: Claim) -> Claim | None:
+        """Record the final failure; by the key's policy the next call may then begin a new run."""
+        return self._settle(claim, replace(claim.record, state=FAILED, result=None), ended=True)
+
+    def retrying(self, claim: Claim) -> Claim | None:
+        """Record that the run goes on with a message that is about to be published."""
+        return self._settle(claim, replace(claim.record, state=RETRYING), ended=False)
+
+    def close(self, ticket: Ticket, *, execution: str | None = None) -> None:
+        """Record the final failure of a run that ended outside its body, if it is still the key's run.
+
+        Args:
+            ticket: Whose.
+            execution: Only while this execution has it; None for a run that has not begun or whose process is gone.
+        """
+        stored = self._store.get(ticket.store_key)
+        if stored is None:
+            return
+        record = Record.load(stored)
+        if record.ticket.generation != ticket.generation or record.state in (SUCCEEDED, FAILED):
+            return
+        if execution is None or record.token == execution:
+            self.fail(Claim(Verdict.RUN, record, stored.version))
+
+    def interrupted(self, claim: Claim) -> None:
+        """Record that the attempt ended without an outcome: whoever comes next may take the run up at once."""
+        self._settle(claim, replace(claim.record, state=RESERVED, abandoned=True), ended=False)
+
+    def get(self, scope: str, key: str) -> Record | None:
+        """Return the record of a key, or None."""
+        stored = self._store.get(pack(IDEMPOTENCY, scope, key))
+        return None if stored is None else Record.load(stored)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _settle(self, claim: Claim, record: Record, *, ended: bool) -> Claim | None:
+        ttl = record.ticket.ttl if ended else None
+        result = self._write(record, claim.version, ttl=ttl)
+        if not result.applied or result.entry is None:
+            return None
+        return replace(claim, record=record, version=result.entry.version)
+
+    def _write(self, record: Record, expect: Expect | int, *, ttl: float | None = None) -> PutResult:
+        written = record.dump()
+        same: Callable[[StoredEntry], bool] = lambda stored: stored.value == written  # noqa: E731
+        micros = None if ttl is None else round(ttl * 1_000_000)
+        return put_surely(self._store, record.ticket.store_key, written, mine=same, expect=expect, ttl=micros)
+
+    def _is_live(self, record: Record, stored: StoredEntry) -> bool:
+        return is_live(self._store, Lease(record.worker, record.boot), pid=record.pid, since=stored.updated)
+
+    def _next_generation(self, ask: Ticket, previous: int) -> Ticket:
+        generation = max(previous + 1, time.time_ns() // 1000)
+        name = json.dumps([self._prefix, ask.scope, ask.key, generation])
+        return replace(ask, generation=generation, task_id=str(uuid5(NAMESPACE, name)))
+
+
+def _conflict(record: Record, ask: Ticket) -> IdempotencyConflict:
+    stored = record.ticket
+    return IdempotencyConflict(
+        f"the idempotency key {ask.key!r} belongs to the run {stored.task_id} of {stored.task} with other arguments "
+        f"(its fingerprint is {stored.fingerprint[:12]}, this request's {ask.fingerprint[:12]}); "
+        f"use another key, or send the same arguments",
+        key=ask.key,
+        task_id=stored.task_id,
+        stored_fingerprint=stored.fingerprint,
+        given_fingerprint=ask.fingerprint,
+    )

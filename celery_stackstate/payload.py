@@ -1,0 +1,119 @@
+"""What may be shown of arguments, results, messages and tracebacks: JSON-like, redacted and of bounded size.
+
+Redaction comes before anything is stored, so that nothing downstream needs to be trusted with a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+REDACTED = "•••••• (redacted)"
+MAX_DEPTH = 12
+MAX_TEXT = 16_384
+
+# Card numbers begin with 2 to 6; timestamps in micro- and milliseconds, as long as some of them, with 1.
+_CARD = re.compile(r"(?<![\d.])[2-6](?:[ -]?\d){13,18}(?![\d.])")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A value as it may be recorded; a truncated one is a text beginning with what was there."""
+
+    value: Any
+    truncated: bool = False
+
+
+class Redactor:
+    """Replaces what the sensitive words mark, and numbers that pass as payment cards (Luhn)."""
+
+    def __init__(self, words: Sequence[str], *, limit: int) -> None:
+        self._limit = limit
+        self._words = tuple(word.lower() for word in words)
+        alternatives = "|".join(re.escape(word).replace("_", "[_-]?") for word in self._words)
+        # name=value, name: value, "name": "value", and the scheme and value of `authorization: Bearer x`
+        self._assignment = (
+            re.compile(
+                rf"""(?i)([\w-]*(?:{alternatives})[\w-]*["']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&)}}\]]+)"""
+            )
+            if self._words
+            else None
+        )
+
+    def is_sensitive(self, name: Any) -> bool:
+        """Return whether the value of something called `name` is not to be recorded."""
+        lowered = str(name).lower().replace("-", "_")
+        return any(word in lowered for word in self._words)
+
+    def text(self, text: str) -> str:
+        """Return at most 16,384 characters of `text`, with sensitive assignments and card numbers replaced."""
+        text = text[:MAX_TEXT] + "…" if len(text) > MAX_TEXT else text
+        text = text.encode("utf-8", "replace").decode().replace("\0", "\\x00")
+        if self._assignment is not None:
+            text = self._assignment.sub(lambda found: found.group(1) + REDACTED, text)
+        return _CARD.sub(lambda found: REDACTED if _luhn(found.group()) else found.group(), text)
+
+    def snapshot(self, value: Any) -> Snapshot:
+        """Return `value` as JSON-like data without secrets, or the beginning of it when it takes too many bytes."""
+        plain = self._plain(value, 0)
+        text = json.dumps(plain, ensure_ascii=False)
+        size = len(text.encode())
+        if size <= self._limit:
+            return Snapshot(plain)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return Snapshot(f"{text[: self._limit // 4]}… ({size:,} bytes, sha256 {digest[:16]})", truncated=True)
+
+    def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
+        """Return positional and keyword arguments like `snapshot`; `names` are the parameters' names, by position."""
+        shown = [
+            REDACTED if index < len(names) and self.is_sensitive(names[index]) else value
+            for index, value in enumerate(args)
+        ]
+        return shown, dict(kwargs)
+
+    def _plain(self, value: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else repr(value)
+        if isinstance(value, int):
+            return REDACTED if _CARD.fullmatch(str(value)) and _luhn(str(value)) else value
+        if isinstance(value, str):
+            return self.text(str(value))
+        if depth >= MAX_DEPTH:
+            return "…"
+        if isinstance(value, Mapping):
+            return {
+                self.text(str(key)): REDACTED if self.is_sensitive(key) else self._plain(item, depth + 1)
+                for key, item in value.items()
+            }
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [self._plain(item, depth + 1) for item in value]
+        return self._text_of(value)
+
+    def _text_of(self, value: Any) -> str:
+        if isinstance(value, (datetime, date, time)):
+            return value.isoformat()
+        if isinstance(value, (Decimal, UUID)):
+            return str(value)
+        if isinstance(value, Enum):
+            return self.text(str(value.value))
+        try:
+            return self.text(repr(value))
+        except Exception as error:  # a repr of the project's own that fails
+            return f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
+
+
+def _luhn(text: str) -> bool:
+    digits = [int(digit) for digit in text if digit.isdigit()]
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0

@@ -1,0 +1,254 @@
+"""Entries and runs in one SQLite file, on the standard library: the default, for all workers of one host."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from typing_extensions import Self
+
+from celery_stackstate.errors import ConfigurationError, StackStateError, StoreUnavailable
+from celery_stackstate.stores import rules
+from celery_stackstate.stores.sql import SCHEMA, SCHEMA_VERSION, Execute, Row, SQLStore
+
+#: Idle connections kept open; a burst of more threads closes the rest behind itself.
+MAX_IDLE = 16
+
+SYNCHRONOUS = ("full", "normal")
+
+#: File systems whose locks do not hold between hosts.
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"})
+
+
+@dataclass(slots=True)
+class _Connections:
+    """The connections that one process opened: the idle ones, and all of them."""
+
+    pid: int = field(default_factory=os.getpid)
+    idle: deque[sqlite3.Connection] = field(default_factory=deque)
+    every: set[sqlite3.Connection] = field(default_factory=set)
+
+
+class SQLiteStore(SQLStore):
+    """A store in the SQLite file that `sqlite:///relative/path` or `sqlite:////absolute/path` names.
+
+    Everything is durable when the call returns. `?synchronous=normal` saves the wait for the disk with each write: a
+    killed process still loses nothing, but a power cut may take the last writes back.
+
+    The file must lie on a local disk: its write-ahead log does not work over a network.
+    """
+
+    schemes = ("sqlite",)
+
+    def __init__(self, path: str, *, prefix: str, timeout: float, synchronous: str) -> None:
+        self.path = path
+        self._prefix = prefix
+        self._timeout = timeout
+        self._synchronous = synchronous
+        self._connections = _Connections()
+
+    @classmethod
+    def from_url(cls, url: str, *, prefix: str, timeout: float) -> Self:
+        """Make a store of the file that `url` names, as it is: a relative path counts from the current folder."""
+        location, _, query = url.partition("?")
+        scheme, found, path = location.partition(":///")
+        if scheme != "sqlite" or not found or not path or path == ":memory:":
+            raise ConfigurationError(
+                f"stackstate_url: write sqlite:///relative/path or sqlite:////absolute/path, not {url!r}; "
+                "memory:// is the store without a file"
+            )
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        synchronous = options.pop("synchronous", "full").lower()
+        if options or synchronous not in SYNCHRONOUS:
+            raise ConfigurationError(f"stackstate_url: the only option is ?synchronous=full or normal, not {query!r}")
+        timeout = rules.check_timeout(timeout)
+        return cls(unquote(path), prefix=rules.check_prefix(prefix), timeout=timeout, synchronous=synchronous)
+
+    def check(self) -> list[str]:
+        """Open the file and write to it; return a warning when it lies on a network file system."""
+        if sqlite3.sqlite_version_info < (3, 24):
+            raise ConfigurationError(
+                f"the sqlite:// store needs SQLite 3.24 or newer, this is {sqlite3.sqlite_version}"
+            )
+        with self._writing() as execute:
+            execute(f"PRAGMA user_version = {SCHEMA_VERSION}", ())
+        kind = _file_system(Path(self.path).resolve())
+        if kind in NETWORK_FILE_SYSTEMS:
+            return [
+                f"{self.path} lies on {kind}, where SQLite may lose writes: move it to a local disk or use redis://"
+            ]
+        return []
+
+    def close(self) -> None:
+        """Close this process's connections. A later call opens new ones."""
+        mine = self._mine()
+        self._connections = _Connections()
+        for connection in list(mine.every):
+            connection.close()
+
+    # -- connections -----------------------------------------------------------------------------------------------
+
+    def _mine(self) -> _Connections:
+        if self._connections.pid != os.getpid():
+            _abandon(self._connections.every)
+            self._connections = _Connections()
+        return self._connections
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        mine = self._mine()
+        try:
+            connection = mine.idle.pop()
+        except IndexError:
+            connection = self._open(mine)
+        try:
+            yield connection
+        except sqlite3.Error:
+            self._discard(mine, connection)
+            raise
+        except BaseException:
+            self._release(mine, connection)
+            raise
+        self._release(mine, connection)
+
+    def _release(self, mine: _Connections, connection: sqlite3.Connection) -> None:
+        if mine is self._connections and len(mine.idle) < MAX_IDLE and mine.pid == os.getpid():
+            mine.idle.append(connection)
+        else:
+            self._discard(mine, connection)
+
+    def _discard(self, mine: _Connections, connection: sqlite3.Connection) -> None:
+        if mine.pid == os.getpid():
+            mine.every.discard(connection)
+            connection.close()
+
+    def _open(self, mine: _Connections) -> sqlite3.Connection:
+        deadline = time.monotonic() + self._timeout / 4
+        connection = sqlite3.connect(
+            self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        mine.every.add(connection)
+        try:
+            while True:
+                try:
+                    self._prepare(connection)
+                    return connection
+                except sqlite3.OperationalError as error:
+                    # The change to WAL asks for the whole file and fails at once, whatever the busy timeout says.
+                    if not _is_busy(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.01)
+        except BaseException:
+            self._discard(mine, connection)
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise ConfigurationError(
+                f"{self.path} was written by a newer celery-stackstate (schema {version}): upgrade"
+            )
+        if version < SCHEMA_VERSION:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in SCHEMA:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+        connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 750)}")
+
+    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+        try:
+            with self._connection() as connection:
+                return connection.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise self._explained(error, maybe_applied=False) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Execute]:
+        committing = False
+        try:
+            with self._connection() as connection:
+
+                def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
+                    return connection.execute(sql, parameters).fetchall()
+
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield execute
+                    committing = True
+                    connection.execute("COMMIT")
+                except BaseException:
+                    committing = committing and not connection.in_transaction
+                    _roll_back(connection)
+                    raise
+        except sqlite3.Error as error:
+            raise self._explained(error, maybe_applied=committing) from error
+
+    def _explained(self, error: sqlite3.Error, *, maybe_applied: bool) -> StackStateError:
+        text = str(error)
+        if "not a database" in text or "malformed" in text:
+            return ConfigurationError(
+                f"stackstate_url: {self.path} is not an SQLite database or is damaged ({text}): "
+                "name another file, or restore this one from a backup"
+            )
+        if "unable to open" in text or "readonly" in text or "read-only" in text:
+            problem = _unwritable(Path(self.path))
+            if problem:
+                return ConfigurationError(f"stackstate_url: cannot write {self.path}: {problem}")
+        return StoreUnavailable(f"the SQLite store {self.path}: {text}", maybe_applied=maybe_applied)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _abandon(inherited: set[sqlite3.Connection]) -> None:
+    """Keep a parent's connections for ever: closing one in the child, even at exit, can harm the parent's file."""
+    import ctypes
+
+    for connection in inherited:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def _unwritable(path: Path) -> str | None:
+    """Say why `path` cannot be written and what to do, or None when it seems that it can."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        return "it is a folder; name a file in it"
+    if not folder.is_dir():
+        return f"there is no folder {folder}; create it, or name another in stackstate_url"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"this user may not write in {folder}; SQLite needs to create files beside the database"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return "this user may not read and write that file; change its owner or its mode"
+    return None
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system that `path` lies on, or an empty string where that cannot be told."""
+    try:
+        mounts = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    above = {str(folder) for folder in path.parents}
+    found = [(len(fields[1]), fields[2]) for fields in mounts if fields[1] in above]
+    return max(found)[1] if found else ""

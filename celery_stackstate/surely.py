@@ -1,0 +1,40 @@
+"""Writing once when the answer may get lost on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.stores.base import Expect, PutResult, Store, StoredEntry
+
+
+def put_surely(
+    store: Store,
+    key: bytes,
+    value: bytes,
+    *,
+    mine: Callable[[StoredEntry], bool],
+    expect: Expect | int,
+    ttl: int | None = None,
+    linger: int = 0,
+) -> PutResult:
+    """Put, and if the answer was lost look whether it was applied: a token in the value tells, so repeating is safe.
+
+    Args:
+        store: Where to.
+        key: The store key.
+        value: What to write; it carries a token that no other writer uses.
+        mine: Tells an entry that carries this token.
+        expect: As in `Store.put`.
+        ttl: Microseconds, as in `Store.put`.
+        linger: As in `Store.put`.
+    """
+    try:
+        return store.put(key, value, expect=expect, ttl=ttl, linger=linger)
+    except StoreUnavailable as error:
+        if not error.maybe_applied:
+            raise
+    found = store.get(key)
+    if found is not None and mine(found):
+        return PutResult(True, found)
+    return store.put(key, value, expect=expect, ttl=ttl, linger=linger)

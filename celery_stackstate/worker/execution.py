@@ -1,0 +1,78 @@
+"""One execution in a worker: its history, its key, and what became of both. Kept on the request, never on the task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from celery_stackstate.attempt import OpenAttempt
+from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.extension import StackState
+from celery_stackstate.facts import Stamp
+from celery_stackstate.idempotency import Claim, Ticket
+
+logger = logging.getLogger(__name__)
+
+Settle = Callable[[Claim], "Claim | None"]
+
+
+class Execution:
+    """What the extension knows of the execution that a request is about."""
+
+    __slots__ = ("attempt", "claim", "extension", "recorded", "skipped", "stamp", "ticket")
+
+    def __init__(
+        self, extension: StackState, attempt: OpenAttempt, *, stamp: Stamp | None, ticket: Ticket | None, recorded: bool
+    ) -> None:
+        self.extension = extension
+        self.attempt = attempt
+        self.stamp = stamp
+        self.ticket: Ticket = ticket  # type: ignore[assignment]  # None without a key; guarded code has one
+        self.recorded = recorded
+        self.claim: Claim | None = None
+        self.skipped = False
+
+    def pass_on(self) -> None:
+        """Record that the run goes on with a message that is about to be published."""
+        self._settle(self.extension.idempotency.retrying)
+
+    def succeed(self, result: str | None) -> None:
+        """Record the return value of the body under the key."""
+        self._settle(lambda claim: self.extension.idempotency.succeed(claim, result))
+
+    def fail(self) -> None:
+        """Record the final failure under the key."""
+        self._settle(self.extension.idempotency.fail)
+
+    def interrupted(self) -> None:
+        """Record that the attempt ended without an outcome, so that the run can be taken up at once."""
+        self._settle(self.extension.idempotency.interrupted)
+
+    def _settle(self, settle: Settle) -> None:
+        """Change the key's record; when the store is down, do it in the background as soon as it is back."""
+        if self.claim is None:
+            return
+        try:
+            self._apply(settle)
+        except StoreUnavailable as error:
+            logger.warning("The key %r is updated when the store is back: %s", self.ticket.key, error)
+            self.extension.recorder.later(lambda: self._apply(settle))
+        except Exception:
+            logger.exception("The key %r could not be updated", self.ticket.key)
+
+    def _apply(self, settle: Settle) -> None:
+        claim = self.claim
+        if claim is None:
+            return
+        self.claim = settle(claim)
+        if self.claim is None:
+            logger.warning(
+                "The run %s of the key %r was taken over by another attempt while this one was running",
+                self.ticket.task_id,
+                self.ticket.key,
+            )
+
+    def skip(self, event: str, reason: str) -> None:
+        """Note that no body was run for this delivery, and why."""
+        self.skipped = True
+        self.attempt.skip(event, {"reason": reason})

@@ -1,0 +1,105 @@
+"""The lease by which a worker process proves that it lives: a bootstep that renews it, from a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery import bootsteps
+
+from celery_stackstate import liveness
+from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.liveness import Lease
+
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
+
+logger = logging.getLogger(__name__)
+
+#: The mark of this start of the worker; the children of its pool inherit it by fork.
+_boot: str | None = None
+
+
+def of_this_worker(hostname: str | None) -> Lease:
+    """Return the lease of the worker that this process is, or is a child of."""
+    return Lease(hostname or "", _boot or "")
+
+
+def attach(extension: StackState) -> None:
+    """Let every worker of the extension's app hold a lease."""
+    step = type("StackStateLease", (LeaseStep,), {"extension": extension, "name": "StackStateLease"})
+    extension.app.steps["worker"].add(step)
+
+
+class LeaseStep(bootsteps.StartStopStep):
+    """Checks the settings before the worker starts, and holds its lease until it has stopped."""
+
+    requires = ("celery.worker.components:Pool",)
+    extension: StackState
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        global _boot  # noqa: PLW0603 - one worker per process, and its children must know
+        _boot = uuid4().hex
+        self._lease = Lease(worker.hostname, _boot)
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        _check(self.extension)
+
+    def start(self, worker: Any) -> None:
+        """Take the lease, now and again at a third of its length."""
+        self._renew(worker)
+        self._thread = threading.Thread(target=self._loop, args=(worker,), name="stackstate-lease", daemon=True)
+        self._thread.start()
+
+    def stop(self, worker: Any) -> None:
+        """Give the lease back, and write the history that still waits."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=self.extension.settings.store_timeout)
+        try:
+            liveness.give_up(self.extension.store, self._lease)
+        except StoreUnavailable as error:
+            logger.warning("The worker's lease lapses by itself: %s", error)
+        self.extension.recorder.flush()
+
+    terminate = stop
+
+    def _loop(self, worker: Any) -> None:
+        pause = self.extension.settings.worker_lease / 3
+        while not self._stopped.wait(pause):
+            self._renew(worker)
+
+    def _renew(self, worker: Any) -> None:
+        try:
+            seconds = self.extension.settings.worker_lease
+            liveness.renew(self.extension.store, self._lease, seconds=seconds, pids=_pids(worker.pool))
+        except StoreUnavailable as error:
+            logger.warning("The worker's lease could not be renewed, trying again: %s", error)
+        except Exception:
+            logger.exception("The worker's lease could not be renewed, trying again")
+
+
+def _pids(pool: Any) -> Iterable[int]:
+    """Return the processes in which attempts run: the pool's children, or this one."""
+    processes = getattr(getattr(pool, "_pool", None), "_pool", None)
+    pids = [process.pid for process in processes or () if getattr(process, "pid", None)]
+    return pids or [os.getpid()]
+
+
+def _check(extension: StackState) -> None:
+    try:
+        for warning in extension.check():
+            logger.warning("%s", warning)
+    except StoreUnavailable as error:
+        logger.warning("The store cannot be reached yet; tasks run, their history waits: %s", error)
+    if not extension.store.shared_between_hosts:
+        logger.warning(
+            "celery-stackstate keeps its data in %s, which serves the workers of one machine only; set stackstate_url "
+            "to a server (for example redis://...) when there are several",
+            extension.where(),
+        )
