@@ -8,11 +8,11 @@ import sys
 import threading
 from functools import cached_property
 from typing import Any
-from weakref import WeakValueDictionary
 
 from celery import Celery
 
 from celery_stackstate import publish
+from celery_stackstate.attached import all_extensions, extension_of, remember
 from celery_stackstate.browse import Browser
 from celery_stackstate.config import Settings, hide_password, read_settings, resolve_url
 from celery_stackstate.errors import ConfigurationError
@@ -24,30 +24,31 @@ from celery_stackstate.runs import Runs
 from celery_stackstate.state import RunContext, State
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
+from celery_stackstate.worker import leases, logs, signals
 
-_attached: WeakValueDictionary[int, StackState] = WeakValueDictionary()
 _attaching = threading.RLock()
 
 
 class StackState:
     """Durable state, idempotent enqueue and run history for one Celery app.
 
-    Binding a StateTask to an app attaches the extension by itself; `StackState(app)` does it explicitly, which a process
-    needs that only sends tasks by name. Attaching twice gives the same object. Nothing is read before use.
+    Binding a StateTask to an app attaches the extension by itself; `StackState(app)` does it explicitly, which a
+    process needs that only sends tasks by name. Attaching twice gives the same object. Nothing is read before use.
     """
 
     app: Celery
 
     def __new__(cls, app: Celery) -> StackState:
         with _attaching:
-            existing: StackState | None = app.__dict__.get("_stackstate")
+            existing = extension_of(app)
             if existing is None:
                 existing = super().__new__(cls)
                 existing.app = app
-                app._stackstate = existing
-                _attached[id(app)] = existing
+                remember(existing)
                 publish.attach(existing)
-                _attach_worker(existing)
+                leases.attach(existing)
+                signals.connect()
+                logs.connect()
             return existing
 
     def __repr__(self) -> str:
@@ -68,7 +69,7 @@ class StackState:
         named = _named_app()
         if named:
             return cls.of(_import_app(named))
-        extensions = cls.all()
+        extensions = all_extensions()
         if len(extensions) == 1:
             return extensions[0]
         if not extensions:
@@ -80,11 +81,6 @@ class StackState:
             f"{len(extensions)} Celery apps with celery-stackstate are loaded ({', '.join(map(repr, extensions))}); "
             f"say which one is meant: STACKSTATE_APP = 'proj.celery:app', or StackState.of(app)"
         )
-
-    @classmethod
-    def all(cls) -> list[StackState]:
-        """Return the extensions of all apps in this process."""
-        return list(_attached.values())
 
     # -- what it owns, each made at first use ----------------------------------------------------------------------
 
@@ -169,14 +165,6 @@ class StackState:
     def _open(self, url: str) -> Store:
         settings = self.settings
         return open_store(resolve_url(url, self.app), prefix=settings.prefix, timeout=settings.store_timeout)
-
-
-def _attach_worker(extension: StackState) -> None:
-    from celery_stackstate.worker import leases, logs, signals
-
-    signals.connect()
-    logs.connect()
-    leases.attach(extension)
 
 
 def _named_app() -> str | None:

@@ -52,7 +52,7 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
     """Return the whole record of a run."""
     events = list(events)
     attempts = _attempts(events)
-    request = _first(events, "queued") or _first(events, "started") or {}
+    request = _request(events)
     last_end = next((attempt for attempt in reversed(attempts) if attempt.status == row.standing.status), None)
     ending = _last(events, "success" if row.standing.status == SUCCESS else row.standing.status.lower())
     return replace(
@@ -74,6 +74,20 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
         runtime=_total(attempts),
         worker=last_end.worker if last_end else row.standing.worker,
     )
+
+
+def _request(events: Iterable[StoredEvent]) -> dict[str, Any]:
+    """Return what was asked: by the publisher's first event, or by the start where the publisher said nothing.
+
+    A message that goes on with a run does not repeat the arguments.
+    """
+    for name in ("queued", "started"):
+        for event in events:
+            if event.name == name:
+                data: dict[str, Any] = json.loads(event.data)
+                if "args" in data:
+                    return data
+    return {}
 
 
 def _attempts(events: Iterable[StoredEvent]) -> tuple[Attempt, ...]:

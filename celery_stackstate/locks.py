@@ -279,7 +279,11 @@ def _decode(stored: StoredEntry) -> dict[str, Any]:
 
 
 def _check_options(name: str, ttl: Any, wait: Any, renew: Any, on_busy: Any, on_lock_lost: Any, max_hold: Any) -> None:
-    if ttl is None or ttl_micros(ttl) is None:
+    try:
+        micros = ttl_micros(ttl)
+    except InvalidExpiry as error:
+        raise InvalidExpiry(f"the lock {name!r}: {error}") from None
+    if micros is None:
         raise InvalidExpiry(f"the lock {name!r} needs a ttl in seconds")
     if renew and float(ttl) < MIN_RENEWED_TTL:
         raise InvalidExpiry(

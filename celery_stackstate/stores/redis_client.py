@@ -196,6 +196,8 @@ class ScriptClient:
                 f"stackstate_url: the Redis user may not do what the store needs ({error}); "
                 "grant it +@read +@write +@scripting +time on its keys"
             )
+        if "unauthenticated" in str(error):
+            return self._locked_out(error)
         # redis-py cuts the code of those errors that it has a class for.
         passing = type(error) is not self._errors.ResponseError or str(error).startswith(PASSING)
         return StoreUnavailable(f"Redis refused: {error}", maybe_applied=not passing)

@@ -397,8 +397,9 @@ def _live(key: bytes, old: list[Row], now: int) -> StoredEntry | None:
 def _remembered(old: list[Row], now: int) -> int:
     """Return until when the version of a key that ends now, or has ended, must be remembered."""
     _, _, _, version, expires, _, linger, keep = old[0]
-    end: int = now if expires is None else min(now, expires)
-    return max(end + linger, keep, version + 1)
+    end = now if expires is None else min(now, expires)
+    until: int = max(end + linger, keep, version + 1)
+    return until
 
 
 def _as_expected(entry: StoredEntry | None, expect: Expect | int) -> bool:

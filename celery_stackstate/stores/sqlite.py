@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +39,11 @@ class _Connections:
     every: set[sqlite3.Connection] = field(default_factory=set)
 
 
+#: Held while a connection opens, and from before a fork to after it.
+_opening = threading.Lock()
+_stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
+
+
 class SQLiteStore(SQLStore):
     """A store in the SQLite file that `sqlite:///relative/path` or `sqlite:////absolute/path` names.
 
@@ -54,6 +61,7 @@ class SQLiteStore(SQLStore):
         self._timeout = timeout
         self._synchronous = synchronous
         self._connections = _Connections()
+        _stores.add(self)
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str, timeout: float) -> Self:
@@ -88,19 +96,28 @@ class SQLiteStore(SQLStore):
         return []
 
     def close(self) -> None:
-        """Close this process's connections. A later call opens new ones."""
+        """Close this process's connections, a busy one when its call is over. A later call opens new ones."""
         mine = self._mine()
         self._connections = _Connections()
-        for connection in list(mine.every):
-            connection.close()
+        while mine.idle:
+            self._discard(mine, mine.idle.pop())
 
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _mine(self) -> _Connections:
         if self._connections.pid != os.getpid():
-            _abandon(self._connections.every)
+            _abandon(self._connections.every)  # only where C code forked past the hooks below
             self._connections = _Connections()
         return self._connections
+
+    def _close_between_calls(self, deadline: float) -> None:
+        """Close every connection, each when its call is over; no new one opens meanwhile."""
+        mine = self._mine()
+        while mine.every and time.monotonic() < deadline:
+            try:
+                self._discard(mine, mine.idle.pop())
+            except IndexError:
+                time.sleep(0.001)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -108,7 +125,12 @@ class SQLiteStore(SQLStore):
         try:
             connection = mine.idle.pop()
         except IndexError:
-            connection = self._open(mine)
+            if not _opening.acquire(timeout=self._timeout / 4):
+                raise StoreUnavailable(f"the SQLite store {self.path} is busy opening", maybe_applied=False) from None
+            try:
+                connection = self._open(mine)
+            finally:
+                _opening.release()
         try:
             yield connection
         except sqlite3.Error:
@@ -210,6 +232,17 @@ class SQLiteStore(SQLStore):
             if problem:
                 return ConfigurationError(f"stackstate_url: cannot write {self.path}: {problem}")
         return StoreUnavailable(f"the SQLite store {self.path}: {text}", maybe_applied=maybe_applied)
+
+
+# SQLite keeps the locks of a process in its memory. A child that inherits them takes locks for held that are its
+# parent's, and lacks the ones that keep others from truncating the log under it. So nothing is open during a fork.
+def _before_fork() -> None:
+    _opening.acquire()
+    for store in list(_stores):
+        store._close_between_calls(time.monotonic() + store._timeout)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_opening.release, after_in_child=_opening.release)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -6,22 +6,27 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_stackstate import facts, publish
-from celery_stackstate.extension import StackState
+from celery_stackstate.attached import extension_of
 from celery_stackstate.facts import next_epoch
 from celery_stackstate.history import ENDINGS
 from celery_stackstate.idempotency import Ticket
 from celery_stackstate.records import RETRY
 from celery_stackstate.stores.base import RunFacts, StoredEvent
 
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
+
 logger = logging.getLogger(__name__)
 
 
 def close_from_parent(task: Any, run_id: str, status: str, details: Mapping[str, Any]) -> None:
     """Close the open attempt of a run, and its key, in the background: the worker's loop waits for no store."""
-    extension = StackState.of(task.app)
+    extension = extension_of(task.app)
+    if extension is None:
+        return
     worker_state = sys.modules.get("celery.worker.state")  # a process that has not loaded it is not a worker
     request = None if worker_state is None else worker_state.requests.get(run_id)
     carried = None if request is None else request.request_dict.get(publish.HEADER)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from celery_stackstate.attempt import OpenAttempt
 from celery_stackstate.errors import StoreUnavailable
-from celery_stackstate.extension import StackState
 from celery_stackstate.facts import Stamp
 from celery_stackstate.idempotency import Claim, Ticket
+
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
 
 logger = logging.getLogger(__name__)
 

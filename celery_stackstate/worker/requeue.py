@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Retry
 
 from celery_stackstate.errors import LockBusy
-from celery_stackstate.extension import StackState
 from celery_stackstate.facts import Stamp, now_micros
 from celery_stackstate.publish import HEADER, read_stamp
+
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
 
 LONGEST_WAIT = 30.0
 

@@ -10,13 +10,13 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals, states
 
 from celery_stackstate import facts, publish
+from celery_stackstate.attached import all_extensions, extension_of
 from celery_stackstate.attempt import OpenAttempt, Origin
-from celery_stackstate.extension import StackState
 from celery_stackstate.facts import Stamp, next_epoch
 from celery_stackstate.records import FAILURE, IGNORED, LOST, REJECTED, RETRY, REVOKED, SUCCESS
 from celery_stackstate.stores.base import RunFacts
@@ -24,6 +24,9 @@ from celery_stackstate.worker import leases, payloads
 from celery_stackstate.worker.closing import close_from_parent
 from celery_stackstate.worker.execution import Execution
 from celery_stackstate.worker.requeue import Postponed
+
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +122,7 @@ def on_received(request: Any = None, **_: Any) -> None:
     task = request.task
     if not _is_ours(task) or not is_recorded(task):
         return
-    extension = StackState.of(task.app)
+    extension = _extension(task)
     headers = request.request_dict
     stamp = publish.read_stamp(headers.get(publish.HEADER))
     known = facts_of(headers, stamp, queue=(request.delivery_info or {}).get("routing_key"))
@@ -155,7 +158,7 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
     request = task.request
     if not _is_ours(task) or request.is_eager:
         return
-    extension = StackState.of(task.app)
+    extension = _extension(task)
     carried = (request.headers or {}).get(publish.HEADER)
     if isinstance(carried, Mapping) and carried.get("id") != task_id:
         carried = None
@@ -209,7 +212,7 @@ def on_failure(
     if not _is_ours(sender):
         return
     execution = _execution(sender)
-    details = payloads.error_details(StackState.of(sender.app), exception, einfo, traceback)
+    details = payloads.error_details(_extension(sender), exception, einfo, traceback)
     if execution is None or execution.attempt.run_id != task_id:
         close_from_parent(sender, task_id, FAILURE, details)
         return
@@ -223,7 +226,7 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo:
     if not _is_ours(sender):
         return
     cause = getattr(reason, "exc", None) or reason
-    details = payloads.error_details(StackState.of(sender.app), cause, einfo, None)
+    details = payloads.error_details(_extension(sender), cause, einfo, None)
     if isinstance(reason, Postponed):
         details.pop("traceback")  # nothing went wrong
     execution = _execution(sender)
@@ -250,12 +253,18 @@ def on_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
 @_safely
 def on_process_shutdown(**_: Any) -> None:
     """Write what still waits before a child of the pool ends."""
-    for extension in StackState.all():
+    for extension in all_extensions():
         extension.recorder.flush()
 
 
+def _extension(task: Any) -> StackState:
+    extension = extension_of(task.app)
+    assert extension is not None  # noqa: S101 - _is_ours came first
+    return extension
+
+
 def _is_ours(task: Any) -> bool:
-    return hasattr(task, "record_runs") and hasattr(task, "timeline")
+    return hasattr(task, "record_runs") and extension_of(task.app) is not None
 
 
 def _execution(task: Any) -> Execution | None:

@@ -1,0 +1,7 @@
+"""For tests: the contract of a store."""
+
+from __future__ import annotations
+
+from celery_stackstate.store_contract import StoreContract
+
+__all__ = ["StoreContract"]

@@ -1,0 +1,163 @@
+"""A run's record is the same whatever the order in which its facts arrive."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from celery_stackstate import facts
+from celery_stackstate.attempt import OpenAttempt, Origin
+from celery_stackstate.facts import Stamp
+from celery_stackstate.payload import Redactor
+from celery_stackstate.records import FAILURE, LOST, RECEIVED, RETRY, SUCCESS, Run
+from celery_stackstate.runs import Runs
+from celery_stackstate.stores import open_store
+from celery_stackstate.stores.base import RunFacts, RunWrite, Store
+
+REDACTOR = Redactor(("password",), limit=65_536)
+FACTS = RunFacts(task="shop.import", queue="celery", created=1_700_000_000_000_000)
+
+
+def keep(_: str) -> float:
+    return 3600.0
+
+
+def stamp(epoch: int, waits: int = 0) -> Stamp:
+    return Stamp(first=1_700_000_000_000_000, at=1_700_000_000_000_000, epoch=epoch, publisher="web", waits=waits)
+
+
+def queued(run_id: str, epoch: int, retries: int = 0) -> RunWrite:
+    data = {"args": [1]} if not retries else {}
+    return facts.queued(run_id, FACTS, stamp(epoch), retries=retries, eta=None, data=data, keep=keep)
+
+
+def received(run_id: str, epoch: int, retries: int = 0) -> RunWrite:
+    return facts.received(run_id, FACTS, epoch, worker="w1", retries=retries, eta=None, keep=keep)
+
+
+def attempt(run_id: str, epoch: int, status: str | None, *, retries: int = 0, **data: Any) -> list[RunWrite]:
+    """Return the writes of one attempt: its start, and its end if it has one."""
+    origin = Origin("w1", "boot", 7, retries, False, None, None)
+    opened = OpenAttempt(run_id, FACTS, epoch, origin, redactor=REDACTOR, keep=keep, log_lines=10)
+    writes = [opened.take()]
+    if status is not None:
+        opened.end(status, **data)
+        writes.append(opened.take())
+    return [write for write in writes if write is not None]
+
+
+def read(store: Store, run_id: str) -> Run:
+    run = Runs(store).get(run_id)
+    assert run is not None
+    return run
+
+
+def scenarios(run_id: str) -> dict[str, tuple[list[RunWrite], str, list[str]]]:
+    """Return facts, the status they add up to, and the statuses of the attempts."""
+    return {
+        "success": (
+            [queued(run_id, 10), received(run_id, 10), *attempt(run_id, 11, SUCCESS, result=1)],
+            SUCCESS,
+            [SUCCESS],
+        ),
+        "not begun": ([queued(run_id, 10), received(run_id, 10)], RECEIVED, []),
+        "waiting for its retry": (
+            [queued(run_id, 10), *attempt(run_id, 11, RETRY), queued(run_id, 12, 1), received(run_id, 12, 1)],
+            RETRY,
+            [RETRY],
+        ),
+        "failed after a retry": (
+            [queued(run_id, 10), *attempt(run_id, 11, RETRY), queued(run_id, 12, 1), *attempt(run_id, 13, FAILURE)],
+            FAILURE,
+            [RETRY, FAILURE],
+        ),
+        "running again after it was lost": (
+            [queued(run_id, 10), *attempt(run_id, 11, LOST), *attempt(run_id, 15, None)],
+            "STARTED",
+            [LOST, "STARTED"],
+        ),
+        "the first of two attempts succeeded": (
+            [queued(run_id, 10), *attempt(run_id, 11, SUCCESS), *attempt(run_id, 15, None)],
+            SUCCESS,
+            [SUCCESS, "STARTED"],
+        ),
+        "one failed while a later one runs": (
+            [queued(run_id, 10), *attempt(run_id, 11, FAILURE), *attempt(run_id, 15, None)],
+            "STARTED",
+            [FAILURE, "STARTED"],
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", scenarios("x"))
+def test_facts_in_any_order_make_one_record(name: str) -> None:
+    store = open_store("memory://")
+    writes, status, attempts = scenarios("template")[name]
+    for order in itertools.islice(itertools.permutations(writes), 200):
+        run_id = uuid4().hex
+        for write in order:
+            store.append([RunWrite(run_id, write.rank, write.facts, write.standing, write.events, write.logs)])
+        run = read(store, run_id)
+        assert (run.status, [one.status for one in run.attempts]) == (status, attempts)
+        assert run.args == [1]
+
+
+def test_a_late_success_corrects_an_attempt_thought_lost(store: Store) -> None:
+    origin = Origin("w1", "boot", 7, 0, False, None, None)
+    opened = OpenAttempt("r", FACTS, 11, origin, redactor=REDACTOR, keep=keep, log_lines=10)
+    start = opened.take()
+    assert start is not None
+    lost = facts.ended("r", FACTS, 11, LOST, execution=opened.execution, keep=keep, data={"error_type": "Lost"})
+    store.append([start, lost])
+    assert read(store, "r").status == LOST
+    opened.end(SUCCESS, result="late")
+    late = opened.take()
+    assert late is not None
+    store.append([late])
+    run = read(store, "r")
+    assert (run.status, run.result, [one.status for one in run.attempts]) == (SUCCESS, "late", [SUCCESS])
+
+
+def test_clocks_that_disagree_do_not_turn_the_order_around() -> None:
+    ahead = facts.next_epoch(facts.next_epoch() + 3_600_000)
+    assert facts.rank("STARTED", facts.next_epoch(ahead)) > facts.rank("QUEUED", ahead)
+
+
+def test_progress_is_written_as_the_latest_only(store: Store) -> None:
+    opened = OpenAttempt(
+        "r", FACTS, 11, Origin("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, log_lines=2
+    )
+    for done in range(1000):
+        opened.progress(done, 1000, "password=x")
+    opened.log(at=1, level=20, logger="shop", message="one")
+    opened.log(at=2, level=20, logger="shop", message="two")
+    opened.log(at=3, level=20, logger="shop", message="three")
+    opened.end(SUCCESS)
+    write = opened.take()
+    assert write is not None
+    store.append([write])
+    run = read(store, "r")
+    assert run.progress is not None
+    assert (run.progress.done, run.progress.total, "=x" in str(run.progress.message)) == (999, 1000, False)
+    assert [event.name for event in Runs(store).events("r")] == ["started", "progress", "success"]
+    lines = [line.message for line in Runs(store).logs("r")]
+    assert lines == ["one", "two", "1 more lines were not recorded (stackstate_log_lines is 2)"]
+
+
+def test_a_page_of_runs_follows_the_one_before(store: Store) -> None:
+    for number in range(5):
+        created = RunFacts(task="t", created=1_700_000_000_000_000 + number // 2)
+        store.append([facts.queued(f"r{number}", created, stamp(1), retries=0, eta=None, data={}, keep=keep)])
+    runs = Runs(store)
+    first = runs.list(limit=3)
+    second = runs.list(limit=3, after=first.next)
+    assert [run.id for run in (*first, *second)] == ["r4", "r3", "r2", "r1", "r0"]
+    assert second.next is None
+    assert runs.count() == 5
+    with pytest.raises(ValueError, match="not a status"):
+        runs.list(status="BROKEN")
+    with pytest.raises(ValueError, match="after="):
+        runs.list(after="nonsense")
