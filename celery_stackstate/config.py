@@ -150,6 +150,8 @@ def _configured_names(app: Celery) -> list[str]:
     namespace = f"{app.namespace}_".lower() if app.namespace else ""
     names = []
     for key in list(app.conf.keys()):
+        if key == "STACKSTATE_APP":  # Django's setting that names the app, seen through Celery's configuration
+            continue
         name = str(key).lower().removeprefix(namespace)
         if name.startswith("stackstate_") and name not in names:
             names.append(name)

@@ -154,8 +154,6 @@ def take_options(options: Mapping[str, Any]) -> tuple[KeyOptions, dict[str, Any]
 
 
 def _refuse_what_a_key_cannot_do(name: str, options: Mapping[str, Any]) -> None:
-    if options.get("task_id"):
-        raise ConfigurationError("give task_id or idempotency_key, not both: with a key the id is derived from it")
     if name.startswith("celery."):
         raise ConfigurationError(f"idempotency_key cannot be used with {name}, which runs other tasks; key those tasks")
     for option in CANVAS_OPTIONS:
@@ -164,6 +162,8 @@ def _refuse_what_a_key_cannot_do(name: str, options: Mapping[str, Any]) -> None:
                 f"idempotency_key cannot be given to a member of a canvas ({option}): its siblings would share it. "
                 f"Publish the task by itself, or start the canvas from a task that has a key"
             )
+    if options.get("task_id"):
+        raise ConfigurationError("give task_id or idempotency_key, not both: with a key the id is derived from it")
 
 
 def _reserve(

@@ -36,9 +36,10 @@ class StateTask(Task):
     def on_bound(cls, app: Celery) -> None:
         """Attach the extension to the app that the task is bound to."""
         for name in OURS:
-            if getattr(cls, name) is not getattr(StateTask, name):
+            owner = next(base for base in cls.__mro__ if name in vars(base))
+            if owner is not StateTask:
                 raise ConfigurationError(
-                    f"the task class {cls.__name__} defines {name!r}, which is a name of StateTask; rename yours"
+                    f"the task class {owner.__name__} defines {name!r}, which is a name of StateTask; rename yours"
                 )
         StackState.of(app)
         super().on_bound(app)

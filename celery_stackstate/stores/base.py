@@ -292,7 +292,8 @@ class Store(ABC):
     def runs(self, query: RunQuery) -> list[RunRow]:
         """Return one page of runs by `(created, run_id)`, newest first unless `oldest_first`.
 
-        A run whose `created` is not known yet is listed by the time of its first write. `ids` restricts to those ids.
+        A run whose `created` is not known yet is listed by the time of its first write, which its row then shows as
+        `created`. `ids` restricts to those ids.
         """
 
     @abstractmethod

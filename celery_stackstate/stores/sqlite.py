@@ -125,7 +125,7 @@ class SQLiteStore(SQLStore):
         try:
             connection = mine.idle.pop()
         except IndexError:
-            if not _opening.acquire(timeout=self._timeout / 4):
+            if not _opening.acquire(timeout=self._timeout / 8):
                 raise StoreUnavailable(f"the SQLite store {self.path} is busy opening", maybe_applied=False) from None
             try:
                 connection = self._open(mine)
@@ -153,7 +153,7 @@ class SQLiteStore(SQLStore):
             connection.close()
 
     def _open(self, mine: _Connections) -> sqlite3.Connection:
-        deadline = time.monotonic() + self._timeout / 4
+        deadline = time.monotonic() + self._timeout / 8
         connection = sqlite3.connect(
             self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
         )

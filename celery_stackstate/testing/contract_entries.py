@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from celery_stackstate.errors import CounterRange, NotACounter
-from celery_stackstate.store_contract_base import (
+from celery_stackstate.stores.base import INT64_MAX, INT64_MIN, Expect, Store, StoredEntry
+from celery_stackstate.testing.contract_base import (
     HOSTILE_KEYS,
     LONG,
     SHORT,
@@ -19,7 +20,6 @@ from celery_stackstate.store_contract_base import (
     clock,
     wait_past,
 )
-from celery_stackstate.stores.base import INT64_MAX, INT64_MIN, Expect, Store, StoredEntry
 
 
 def put(store: Store, key: bytes = b"k", value: bytes | int = b"v", **options: Any) -> StoredEntry:

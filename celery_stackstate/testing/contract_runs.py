@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from celery_stackstate.store_contract_base import HOSTILE_TEXT, LONG, ContractBase, Place, clock, wait_past
 from celery_stackstate.stores.base import (
     RunFacts,
     RunQuery,
@@ -19,6 +18,7 @@ from celery_stackstate.stores.base import (
     StoredEvent,
     StoredLog,
 )
+from celery_stackstate.testing.contract_base import HOSTILE_TEXT, LONG, ContractBase, Place, clock, wait_past
 
 T = 1_700_000_000_000_000
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from celery_stackstate.errors import CounterRange
-from celery_stackstate.store_contract_base import LONG, ContractBase, Place, together
 from celery_stackstate.stores.base import (
     Expect,
     RunFacts,
@@ -18,6 +17,7 @@ from celery_stackstate.stores.base import (
     StoredEvent,
     StoredLog,
 )
+from celery_stackstate.testing.contract_base import LONG, ContractBase, Place, together
 
 PROCESSES = 8
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from celery_stackstate.store_contract import StoreContract
+from celery_stackstate.testing.store_contract import StoreContract
 
 __all__ = ["StoreContract"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from celery_stackstate.store_contract_entries import CounterContract, EntryContract, ScanContract, TimeContract
-from celery_stackstate.store_contract_processes import ProcessContract
-from celery_stackstate.store_contract_runs import ListContract, RunContract
+from celery_stackstate.testing.contract_entries import CounterContract, EntryContract, ScanContract, TimeContract
+from celery_stackstate.testing.contract_processes import ProcessContract
+from celery_stackstate.testing.contract_runs import ListContract, RunContract
 
 
 class StoreContract(

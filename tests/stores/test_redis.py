@@ -1,0 +1,346 @@
+"""The contract over the Redis store, and what only a server on a wire can do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.stores import open_store
+from celery_stackstate.stores.base import RunFacts, RunQuery, RunStanding, RunWrite, Store, StoredEvent, StoredLog
+from celery_stackstate.testing import StoreContract
+from tests.services import HOST, CuttingProxy, RedisServer, free_port
+
+MAX = 2**53
+
+
+class TestRedisStore(StoreContract):
+    @pytest.fixture
+    def store_url(self, redis_url: str) -> str:
+        return redis_url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leave_nothing_behind(redis_url: str) -> Iterator[None]:
+    yield
+    client = redis.Redis.from_url(redis_url)
+    for pattern in ("{stackstate:*contract-*", "{stackstate:*CONTRACT-*"):
+        for key in client.scan_iter(pattern, count=1000):
+            client.unlink(key)
+    client.close()
+
+
+@pytest.fixture
+def server(redis_server_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(redis_server_binary, tmp_path, "--save", "", "--appendonly", "yes")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def raw(server: RedisServer) -> Iterator[Any]:
+    client: Any = redis.Redis(host=HOST, port=server.port)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def store(server: RedisServer) -> Iterator[Store]:
+    store = open_store(server.url, prefix="p", timeout=2.0)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://host:port/0", "redis://h/0?no_such=1", "redis://h?max_connections=0", "redis://h?db=x"]
+)
+def test_a_malformed_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="stackstate_url"):
+        open_store(url)
+
+
+def test_a_password_in_a_malformed_url_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_store("redis://user:hunter2@host:port/0")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_redis_py_the_error_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from celery_stackstate.stores import open_store\n"
+        "try: open_store('redis://localhost')\n"
+        "except ValueError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "celery-stackstate[redis]" in run.stdout
+
+
+def test_a_flushed_script_cache_is_not_noticed(store: Store, raw: Any) -> None:
+    store.add(b"c", 1)
+    raw.script_flush()
+    assert store.add(b"c", 1) == 2
+
+
+def test_a_restart_of_the_server_is_not_noticed_afterwards(store: Store, server: RedisServer) -> None:
+    store.add(b"c", 1)
+    server.stop()
+    with pytest.raises(StoreUnavailable) as caught:
+        store.add(b"c", 1)
+    assert caught.value.maybe_applied is False
+    server.start()
+    assert store.add(b"c", 1) == 2
+
+
+def test_a_refused_port_is_unavailable_at_once_and_nothing_was_applied() -> None:
+    store = open_store(f"redis://{HOST}:{free_port()}", timeout=5)
+    started = time.monotonic()
+    for call in (lambda: store.add(b"c", 1), lambda: store.get(b"k"), store.check):
+        with pytest.raises(StoreUnavailable) as caught:
+            call()
+        assert caught.value.maybe_applied is False
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_port_that_never_answers_is_unavailable_within_the_timeout() -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        store = open_store(f"redis://{HOST}:{silent.getsockname()[1]}", timeout=0.5)
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            store.add(b"c", 1)
+        assert time.monotonic() - started < 0.6
+        assert caught.value.maybe_applied is False
+
+
+def test_a_server_that_stops_answering_is_unavailable_within_the_timeout(server: RedisServer) -> None:
+    store = open_store(server.url, timeout=0.5)
+    store.add(b"c", 1)
+    assert server._process is not None
+    server._process.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            store.add(b"c", 1)
+        assert time.monotonic() - started < 0.6
+        assert caught.value.maybe_applied is True
+    finally:
+        server._process.send_signal(signal.SIGCONT)
+    assert store.add(b"c", 0) in (1, 2)
+    store.close()
+
+
+@pytest.mark.parametrize("verb", ["add", "put", "remove", "append"])
+def test_a_lost_answer_says_maybe_applied_and_nothing_is_sent_twice(proxy: CuttingProxy, raw: Any, verb: str) -> None:
+    store = open_store(f"redis://{HOST}:{proxy.port}", timeout=2.0)
+    store.add(b"c", 1)
+    calls: dict[str, Callable[[], object]] = {
+        "add": lambda: store.add(b"c", 1),
+        "put": lambda: store.put(b"c", 2),
+        "remove": lambda: store.remove(b"c"),
+        "append": lambda: store.append([RunWrite("r", 1)]),
+    }
+    store.put(b"other", 1)
+    store.remove(b"other")
+    store.append([RunWrite("other", 1)])
+    before = raw.info("commandstats")["cmdstat_evalsha"]["calls"]
+    proxy.lose_next_answer = True
+    with pytest.raises(StoreUnavailable) as caught:
+        calls[verb]()
+    assert caught.value.maybe_applied is True
+    assert raw.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
+    assert store.add(b"c", 0) == {"add": 2, "put": 2, "remove": 0, "append": 1}[verb]
+    assert (store.run("r") is not None) == (verb == "append")
+    store.close()
+
+
+def test_each_verb_is_one_command(store: Store, raw: Any) -> None:
+    writes = [
+        RunWrite(
+            f"r{n}",
+            1,
+            RunFacts("t"),
+            RunStanding(),
+            [StoredEvent("u", 1, "n", None, b"")],
+            [StoredLog("e", 1, 1, 1, "l", "m")],
+        )
+        for n in range(5)
+    ]
+    calls: list[Callable[[], object]] = [
+        lambda: store.get(b"k"),
+        lambda: store.put(b"k", b"v", ttl=10**9),
+        lambda: store.get_many([b"a", b"b", b"k"]),
+        lambda: store.add(b"c", 1),
+        lambda: store.scan(b"", limit=10),
+        lambda: store.remove(b"k"),
+        lambda: store.append(writes),
+        lambda: store.run("r1"),
+        lambda: store.runs(RunQuery(task="t")),
+        lambda: store.logs("r1"),
+    ]
+    for call in calls:
+        call()
+    for number, call in enumerate(calls):
+        raw.config_resetstat()
+        call()
+        stats = raw.info("commandstats")
+        sent = {name: stat["calls"] for name, stat in stats.items() if name in ("cmdstat_evalsha", "cmdstat_eval")}
+        assert sent == {"cmdstat_evalsha": 1}, number
+        assert raw.info("stats")["total_commands_processed"] > 0
+
+
+def test_every_key_carries_the_tag_of_its_prefix(server: RedisServer, raw: Any) -> None:
+    for prefix in ("", "p", "a}b{c", "*?", "\u00e9 \n", "x" * 64):
+        raw.flushall()  # of this test's own server
+        store = open_store(server.url, prefix=prefix)
+        store.put(b"}{k", b"v", ttl=10**9)
+        store.append(
+            [
+                RunWrite(
+                    "r}",
+                    1,
+                    RunFacts("t}{", created=1),
+                    RunStanding("S}", forget=10**15),
+                    logs=[StoredLog("e", 1, 1, 1, "l", "m")],
+                )
+            ]
+        )
+        keys = raw.keys("*")
+        assert len(keys) >= 8
+        tags = {key[key.index(b"{") : key.index(b"}") + 1] for key in keys}
+        assert len(tags) == 1
+        assert all(key.startswith(b"{stackstate:") and b"\n" not in key.split(b"}")[0] for key in keys)
+        store.close()
+
+
+def test_a_prefix_longer_than_64_bytes_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="stackstate_prefix"):
+        open_store("redis://localhost", prefix="\u00e9" * 33)
+
+
+def test_nothing_is_left_of_ended_entries_and_forgotten_runs(store: Store, raw: Any) -> None:
+    for number in range(20):
+        store.put(b"k%d" % number, b"v", ttl=1000)
+        store.add(b"c%d" % number, 1)
+        store.remove(b"c%d" % number)
+    log = StoredLog("e", 1, 1, 1, "l", "m")
+    facts = RunFacts("t", "q", "k", "p", "o", 1)
+    store.append([RunWrite(f"r{n}", 1, facts, RunStanding(worker="w", forget=1), logs=[log]) for n in range(9)])
+    time.sleep(0.05)
+    while store.purge():
+        pass
+    assert {b"t", b"w", b"q"} == {key.rsplit(b":", 1)[1] for key in raw.keys("*")}
+    assert all(b"}:names:" in key for key in raw.keys("*"))
+
+
+def test_versions_beyond_2_to_the_53_grow_exactly(store: Store, raw: Any) -> None:
+    store.put(b"k", b"v")
+    raw.hset("{stackstate:p}:e:k", "n", 2**62 + 1)
+    entry = store.put(b"k", b"v").entry
+    assert entry is not None
+    assert entry.version == 2**62 + 2
+    assert not store.put(b"k", b"v", expect=2**62 + 3).applied
+    assert store.put(b"k", b"v", expect=2**62 + 2).applied
+
+
+def test_a_removed_key_that_lingers_is_remembered_and_then_gone(store: Store, raw: Any) -> None:
+    store.put(b"k", b"v", linger=60_000_000)
+    store.remove(b"k")
+    assert 50_000 < raw.pttl("{stackstate:p}:e:k") < 61_000
+    assert not raw.exists("{stackstate:p}:keys")
+    store.put(b"k", b"v")
+    assert raw.pttl("{stackstate:p}:e:k") == -1
+
+
+def test_check_warns_of_eviction_and_of_missing_persistence(store: Store, raw: Any) -> None:
+    assert store.check() == []
+    raw.config_set("maxmemory-policy", "allkeys-lru")
+    raw.config_set("appendonly", "no")
+    warnings = "\n".join(store.check())
+    assert "allkeys-lru" in warnings
+    assert "noeviction" in warnings
+    assert "no persistence" in warnings
+
+
+def test_check_tolerates_a_user_who_may_not_see_info(server: RedisServer, raw: Any) -> None:
+    raw.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~{stackstate:*", "+@all", "-info", "-config")
+    store = open_store(f"redis://app:secret@{HOST}:{server.port}", timeout=2)
+    assert ["INFO" in warning for warning in store.check()] == [True]
+    store.close()
+
+
+def test_a_wrong_password_is_a_configuration_error(server: RedisServer, raw: Any) -> None:
+    raw.config_set("requirepass", "secret")
+    for user in ("", ":wrong@"):
+        store = open_store(f"redis://{user}{HOST}:{server.port}", timeout=2)
+        with pytest.raises(ConfigurationError, match="password"):
+            store.add(b"c", 1)
+
+
+def test_a_user_who_may_not_write_is_told_so(server: RedisServer, raw: Any) -> None:
+    raw.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@read", "+@connection")
+    store = open_store(f"redis://app:secret@{HOST}:{server.port}", timeout=2)
+    with pytest.raises(ConfigurationError, match="may not do"):
+        store.add(b"c", 1)
+
+
+def test_a_full_server_refuses_and_applies_nothing(store: Store, raw: Any) -> None:
+    store.put(b"k", b"v")
+    raw.config_set("maxmemory", "1mb")
+    with pytest.raises(StoreUnavailable) as caught:
+        store.put(b"k", b"w")
+    assert caught.value.maybe_applied is False
+    with pytest.raises(StoreUnavailable):
+        store.add(b"c", 1)
+    raw.config_set("maxmemory", "0")
+    assert store.get(b"k").value == b"v"  # type: ignore[union-attr]
+    assert store.get(b"c") is None
+
+
+def test_connections_are_bounded(server: RedisServer, raw: Any) -> None:
+    store = open_store(server.url + "?max_connections=3", timeout=5)
+    before = raw.info("clients")["connected_clients"]
+    threads = [threading.Thread(target=lambda: [store.add(b"c", 1) for _ in range(50)]) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.add(b"c", 0) == 1000
+    assert raw.info("clients")["connected_clients"] - before <= 3
+    store.close()
+    time.sleep(0.1)
+    assert raw.info("clients")["connected_clients"] == before
+
+
+def test_a_child_opens_its_own_connection(store: Store, raw: Any) -> None:
+    store.add(b"c", 1)
+    before = raw.info("stats")["total_connections_received"]
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if store.add(b"c", 1) == 2 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert raw.info("stats")["total_connections_received"] == before + 1
+    assert store.add(b"c", 1) == 3
+    assert raw.info("stats")["total_connections_received"] == before + 1

@@ -1,0 +1,145 @@
+"""Settings: read once, from every place that Celery reads, and checked as a whole."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_stackstate import ConfigurationError, StackState
+from celery_stackstate.config import Settings, hide_password, read_settings, resolve_url
+
+
+def app_with(**settings: Any) -> Celery:
+    app = Celery("config", set_as_current=False)
+    app.conf.update(settings)
+    return app
+
+
+def test_the_defaults_need_nothing() -> None:
+    assert read_settings(app_with()) == Settings()
+
+
+def test_settings_are_read_from_a_namespace_an_object_and_keywords() -> None:
+    class Django:
+        CELERY_STACKSTATE_URL = "redis://a/1"
+        CELERY_STACKSTATE_PREFIX = "staging"
+
+    app = Celery("a", set_as_current=False)
+    app.config_from_object(Django, namespace="CELERY")
+    assert (read_settings(app).url, read_settings(app).prefix) == ("redis://a/1", "staging")
+    app = Celery("b", set_as_current=False)
+    app.config_from_object({"stackstate_url": "redis://b/1"})
+    assert read_settings(app).url == "redis://b/1"
+    assert read_settings(Celery("c", set_as_current=False, stackstate_url="redis://c/1")).url == "redis://c/1"
+
+
+def test_an_unknown_setting_is_refused_with_the_right_one() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean stackstate_url"):
+        read_settings(app_with(stackstate_ulr="redis://"))
+    with pytest.raises(ConfigurationError, match="known are"):
+        read_settings(app_with(stackstate_zzz=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("url", 7),
+        ("url", "nonsense"),
+        ("prefix", "a b"),
+        ("prefix", "x" * 65),
+        ("store_timeout", 0),
+        ("store_timeout", True),
+        ("max_value_bytes", 1.5),
+        ("worker_lease", "30"),
+        ("redact", "password"),
+        ("log_level", "LOUD"),
+        ("run_retention", {"DONE": 5}),
+        ("run_retention", {"SUCCESS": 0}),
+        ("claim_outage", "ignore"),
+        ("max_deliveries", 0),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"stackstate_{name}"):
+        read_settings(app_with(**{f"stackstate_{name}": value}))
+
+
+def test_values_are_taken_in_the_forms_people_write() -> None:
+    settings = read_settings(
+        app_with(
+            stackstate_log_level="warning", stackstate_run_retention={"FAILURE": 900_000}, stackstate_redact=["pin"]
+        )
+    )
+    assert (settings.log_level, settings.redact) == (logging.WARNING, ("pin",))
+    assert (settings.retention("FAILURE"), settings.longest_retention) == (900_000, 900_000)
+
+
+@pytest.mark.parametrize("url", ["nosuch://x", "://", "sqlite://", "sqlite://host/file"])
+def test_a_url_that_no_store_serves_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="stackstate_url"):
+        _ = StackState(app_with(stackstate_url=url)).store
+
+
+def test_a_relative_path_lies_beside_the_apps_module_and_an_absolute_one_where_it_says() -> None:
+    app = Celery(__name__, set_as_current=False)
+    here = Path(__file__).resolve().parent
+    assert resolve_url("sqlite:///x.sqlite3", app) == f"sqlite:///{here}/x.sqlite3"
+    assert resolve_url("sqlite:////var/x.sqlite3", app) == "sqlite:////var/x.sqlite3"
+    assert resolve_url("redis://h/1", app) == "redis://h/1"
+
+
+def test_a_password_is_not_shown() -> None:
+    assert hide_password("redis://me:secret@host/1") == "redis://me:***@host/1"
+    assert hide_password("sqlite:////x") == "sqlite:////x"
+
+
+def test_an_sqlite_path_that_cannot_be_written_is_refused_before_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    extension = StackState(app_with(stackstate_url=f"sqlite:///{tmp_path}/file/x.sqlite3"))
+    for call in (extension.check, lambda: extension.state.set("k", 1)):
+        with pytest.raises(ConfigurationError, match=str(tmp_path)):
+            call()
+
+
+def test_attaching_twice_gives_the_same_extension_and_several_apps_must_be_told_apart() -> None:
+    first, second = app_with(), app_with()
+    assert StackState(first) is StackState(first) is StackState.of(first)
+    assert StackState(second) is not StackState(first)
+    with pytest.raises(ConfigurationError, match="STACKSTATE_APP"):
+        StackState.current()
+
+
+def test_current_finds_the_only_app_or_says_what_to_do() -> None:
+    script = (
+        "from celery import Celery\n"
+        "from celery_stackstate import StackState, ConfigurationError\n"
+        "try: StackState.current()\n"
+        "except ConfigurationError as error: print('STACKSTATE_APP' in str(error))\n"
+        "app = Celery('one'); StackState(app)\n"
+        "print(StackState.current().app is app)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True"]
+
+
+def test_a_missing_driver_names_the_extra() -> None:
+    script = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from celery_stackstate.stores import open_store\n"
+        "open_store('redis://localhost/1').get(b'k')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ConfigurationError" in run.stderr
+    assert "celery-stackstate[redis]" in run.stderr
+
+
+def test_importing_the_package_loads_no_driver() -> None:
+    script = "import sys, celery_stackstate; print([m for m in ('redis', 'django.db', 'sqlite3') if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,289 @@
+"""StateTask without a worker: how it attaches, and what it does in eager mode and called like a function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from celery import Celery, Task, chain, chord, group, shared_task
+
+from celery_stackstate import (
+    ConfigurationError,
+    InvalidKey,
+    LockBusy,
+    NotInARun,
+    NotSerializable,
+    RunResult,
+    StackState,
+    StateTask,
+    StoreUnavailable,
+)
+from celery_stackstate.stores.base import RunQuery
+
+
+def make_app(**settings: Any) -> Celery:
+    app = Celery("eager", broker="memory://", backend="cache+memory://", task_cls=StateTask, set_as_current=False)
+    app.conf.update({"stackstate_url": "memory://", "task_always_eager": True, **settings})
+    return app
+
+
+@pytest.fixture
+def app() -> Celery:
+    return make_app()
+
+
+@pytest.fixture
+def queueing() -> Celery:
+    """An app that publishes into memory."""
+    return make_app(task_always_eager=False)
+
+
+def add(x: int, y: int = 2) -> int:
+    return x + y
+
+
+class Order(pydantic.BaseModel):
+    number: int
+
+
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+# -- attaching -----------------------------------------------------------------------------------------------------
+
+
+def test_binding_one_task_attaches_the_extension() -> None:
+    app = Celery("base", set_as_current=False)
+    app.conf.stackstate_url = "memory://"
+
+    @app.task(base=StateTask, bind=True, shared=False)
+    def tracked(self: StateTask) -> Any:
+        return self.state.increment("n")
+
+    @app.task(shared=False)
+    def plain() -> str:
+        return "plain"
+
+    assert tracked() == 1
+    assert StackState.of(app).state.get("n") == 1
+    assert not isinstance(plain._get_current_object(), StateTask)
+    assert plain() == "plain"
+
+
+def test_two_apps_in_one_process_keep_their_own_state() -> None:
+    first, second = make_app(), make_app()
+
+    for number, app in enumerate((first, second)):
+
+        @app.task(bind=True, name="set", shared=False)
+        def put(self: StateTask, value: int) -> None:
+            self.state.set("k", value)
+
+        app.tasks["set"].delay(number)
+    assert [StackState.of(app).state.get("k") for app in (first, second)] == [0, 1]
+
+
+def test_a_shared_task_uses_the_state_of_the_app_that_runs_it(app: Celery) -> None:
+    @shared_task(bind=True, name="shared")
+    def shared(self: StateTask) -> int:
+        return self.state.increment("shared")
+
+    app.finalize()
+    assert app.tasks["shared"].delay().get() == 1
+    assert StackState.of(app).state.count("shared") == 1
+
+
+@pytest.mark.parametrize("name", ["state", "timeline"])
+def test_a_class_that_takes_one_of_our_names_is_refused_with_both(app: Celery, name: str) -> None:
+    mine = type("MyTask", (StateTask,), {name: "mine"})
+    with pytest.raises(ConfigurationError, match=f"MyTask defines '{name}'"):
+        app.task(base=mine, name=f"takes-{name}", shared=False)(add).delay(1)
+
+
+def test_a_base_class_of_the_projects_own_keeps_its_methods(app: Celery) -> None:
+    class Audited(Task):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return ["audited", super().__call__(*args, **kwargs)]
+
+    class Both(Audited, StateTask):
+        pass
+
+    task = app.task(base=Both, name="both", shared=False)(add)
+    assert task.delay(1).get() == ["audited", 3]
+    assert task(1) == ["audited", 3]
+
+
+# -- eager mode and direct calls -----------------------------------------------------------------------------------
+
+
+def test_eager_runs_use_state_and_touch_no_record(app: Celery) -> None:
+    @app.task(bind=True, shared=False, autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0)
+    def work(self: StateTask) -> tuple[int, int]:
+        self.timeline.progress(1, 2)
+        self.timeline.event("halfway")
+        tries = self.state.run.increment("tries")
+        if tries < 3:
+            raise KeyError(tries)
+        with self.state.lock("l") as lock:
+            assert lock.fence
+        return tries, self.request.retries
+
+    result = work.apply_async(idempotency_key="k", on_duplicate="return")
+    assert (result.get(), result.created) == ((3, 2), True)
+    again = work.apply_async(idempotency_key="k")
+    assert again.id != result.id
+    assert StackState.of(app).runs.find(RunQuery()) == []
+    assert StackState.of(app).store.scan(b"i") == []
+
+
+def test_a_task_called_like_a_function_has_state_but_no_run(app: Celery) -> None:
+    @app.task(bind=True, shared=False)
+    def work(self: StateTask, depth: int = 0) -> int:
+        self.timeline.progress(1)
+        with pytest.raises(NotInARun):
+            _ = self.state.run
+        self.state.task.increment("n")
+        return self.state.task.count("n") if depth == 0 else self(depth - 1)
+
+    assert work() == 1
+    assert work(2) == 4
+
+
+def test_a_busy_lock_raises_in_eager_mode(app: Celery) -> None:
+    @app.task(bind=True, shared=False)
+    def work(self: StateTask) -> None:
+        with self.state.lock("l"):
+            pass
+
+    with StackState.of(app).state.lock("l"), pytest.raises(LockBusy):
+        work.delay().get()
+
+
+def test_pydantic_and_class_based_tasks_work(app: Celery) -> None:
+    @app.task(pydantic=True, shared=False)
+    def ship(order: Order) -> int:
+        return order.number
+
+    class Ship(StateTask):
+        name = "ship-class"
+
+        def run(self, number: int) -> int:
+            return self.state.increment("shipped", number)
+
+    assert ship.delay({"number": 7}).get() == 7
+    assert app.register_task(Ship()).delay(3).get() == 3
+
+
+def test_canvas_works_as_ever(app: Celery) -> None:
+    task = app.task(name="add", shared=False)(add)
+    sum_up = app.task(name="total", shared=False)(total)
+    assert chain(task.s(1), task.s(5))().get() == 8
+    assert group(task.s(n) for n in range(3))().get() == [2, 3, 4]
+    assert chord([task.s(n) for n in range(3)])(sum_up.s()).get() == 9
+
+
+# -- publishing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_gets_the_handle_of_the_first(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    first = task.apply_async((1,), idempotency_key="k")
+    for args, kwargs in (((1,), {}), ((), {"x": 1}), ((1, 2), {}), ((), {"y": 2, "x": 1})):
+        again = task.apply_async(args, kwargs, idempotency_key="k")
+        assert (again.id, again.created, type(again)) == (first.id, False, RunResult)
+    assert first.created
+    assert task.apply_async((1,)).created
+    run = StackState.of(queueing).runs.get(first.id)
+    assert run is not None
+    assert (run.status, run.key, run.args, run.task, run.queue) == ("QUEUED", "k", [1], "add", "celery")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"idempotency_key": ""}, InvalidKey),
+        ({"idempotency_key": "a\nb"}, InvalidKey),
+        ({"idempotency_key": "x" * 1025}, InvalidKey),
+        ({"idempotency_key": 7}, InvalidKey),
+        ({"idempotency_key": "k", "task_id": "mine"}, ConfigurationError),
+        ({"idempotency_key": "k", "idempotency_scope": "galaxy"}, ConfigurationError),
+        ({"idempotency_key": "k", "idempotency_on_failure": "retry"}, ConfigurationError),
+        ({"idempotency_key": "k", "on_duplicate": "drop"}, ConfigurationError),
+        ({"idempotency_key": "k", "idempotency_ttl": 0}, ValueError),
+        ({"idempotency_ttl": 5}, ConfigurationError),
+        ({"idempotency_key": "k", "chain": [1]}, ConfigurationError),
+        ({"idempotency_key": "k", "args": (object(),)}, NotSerializable),
+        ({"idempotency_key": "k", "args": ()}, TypeError),
+    ],
+)
+def test_a_wrong_request_is_refused_with_nothing_reserved_or_published(
+    queueing: Celery, options: dict[str, Any], error: type[Exception]
+) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    with pytest.raises(error):
+        task.apply_async(**{"args": (1,), **options})
+    extension = StackState.of(queueing)
+    assert extension.store.scan(b"i") == []
+    assert extension.runs.find(RunQuery()) == []
+
+
+def test_a_key_in_a_canvas_is_refused_loudly(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    for canvas in (group(task.s(1), task.s(2)), chord([task.s(1)], task.s())):
+        with pytest.raises(ConfigurationError, match="canvas"):
+            canvas.apply_async(idempotency_key="k")
+    with pytest.raises(ConfigurationError, match=r"celery\.starmap"):
+        task.starmap([(1, 2)]).apply_async(idempotency_key="k")
+
+
+def test_on_duplicate_raise_names_the_run(queueing: Celery) -> None:
+    from celery_stackstate import DuplicateRun
+
+    task = queueing.task(name="add", shared=False)(add)
+    first = task.apply_async((1,), idempotency_key="k")
+    with pytest.raises(DuplicateRun, match=first.id):
+        task.apply_async((1,), idempotency_key="k", on_duplicate="raise")
+
+
+def test_a_task_is_sent_by_name_with_a_key(queueing: Celery) -> None:
+    StackState(queueing)
+    first = queueing.send_task("elsewhere.pay", (1,), idempotency_key="k")
+    again = queueing.send_task("elsewhere.pay", (1,), idempotency_key="k")
+    assert (again.id, again.created) == (first.id, False)
+    assert [run.task for run in StackState.of(queueing).runs.list()] == ["elsewhere.pay"]
+
+
+def test_an_unreachable_store_refuses_a_keyed_publish_and_not_a_plain_one(tmp_path: Path) -> None:
+    app = make_app(task_always_eager=False, stackstate_url="redis://127.0.0.1:1/0", stackstate_store_timeout=1)
+    task = app.task(name="add", shared=False)(add)
+    with pytest.raises(StoreUnavailable):
+        task.apply_async((1,), idempotency_key="k", queue="outage")
+    with pytest.raises(StoreUnavailable):
+        StackState.of(app).state.get("k")
+    assert task.apply_async((1,), queue="outage").created
+    with app.connection_for_read() as connection:
+        assert connection.default_channel._size("outage") == 1
+
+
+def test_our_options_never_reach_the_broker(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    options = {"idempotency_ttl": 60, "idempotency_scope": "app", "idempotency_on_failure": "keep"}
+    task.apply_async((1,), idempotency_key="k", on_duplicate="raise", queue="inspected", **options)
+    with queueing.connection_for_read() as connection:
+        message = connection.default_channel.basic_get("inspected", no_ack=True)
+    assert message is not None
+    assert not [name for name in message.properties if "idempotency" in name or "duplicate" in name]
+    assert set(message.headers["stackstate"]) == {"id", "stamp", "ticket"}
+    assert message.headers["stackstate"]["ticket"]["key"] == "k"
+
+
+def test_plain_celery_options_still_work(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    result = task.apply_async((1,), task_id="mine", countdown=60, queue="other", headers={"x": 1}, priority=3)
+    run = StackState.of(queueing).runs.get("mine")
+    assert run is not None
+    assert (result.id, run.queue, run.status) == ("mine", "other", "QUEUED")
+    assert run.eta is not None
