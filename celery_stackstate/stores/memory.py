@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from celery_stackstate.errors import ConfigurationError, CounterRange, NotACounter
 from celery_stackstate.stores import rules
@@ -29,6 +28,9 @@ from celery_stackstate.stores.base import (
     StoredLog,
     check_key,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(slots=True)

@@ -6,16 +6,17 @@ Every key of one prefix carries the hash tag `{stackstate:<prefix>}`, so that a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from typing_extensions import Self
 
 from celery_stackstate.errors import ConfigurationError, CounterRange, NotACounter
 from celery_stackstate.stores import rules
 from celery_stackstate.stores.base import Expect, PutResult, StoredEntry, check_key
 from celery_stackstate.stores.redis_client import ScriptClient
 from celery_stackstate.stores.redis_runs import RedisRuns
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OLDEST_SERVER = (6, 2)
 

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
-
-from typing_extensions import Self
 
 from celery_stackstate.errors import ConfigurationError, StackStateError, StoreUnavailable
 from celery_stackstate.stores import rules
 from celery_stackstate.stores.sql import SCHEMA, SCHEMA_VERSION, Execute, Row, SQLStore
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Idle connections kept open; a burst of more threads closes the rest behind itself.
 MAX_IDLE = 16

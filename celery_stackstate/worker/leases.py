@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
 
 logger = logging.getLogger(__name__)
+
+PURGE_PAUSE = 60.0
+PURGE_LIMIT = 2_000
 
 #: The mark of this start of the worker; the children of its pool inherit it by fork.
 _boot: str | None = None
@@ -71,8 +75,12 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _loop(self, worker: Any) -> None:
         pause = self.extension.settings.worker_lease / 3
+        purge_at = time.monotonic()
         while not self._stopped.wait(pause):
             self._renew(worker)
+            if time.monotonic() >= purge_at:
+                purge_at = time.monotonic() + PURGE_PAUSE
+                _purge(self.extension)
 
     def _renew(self, worker: Any) -> None:
         try:
@@ -82,6 +90,17 @@ class LeaseStep(bootsteps.StartStopStep):
             logger.warning("The worker's lease could not be renewed, trying again: %s", error)
         except Exception:
             logger.exception("The worker's lease could not be renewed, trying again")
+
+
+def _purge(extension: StackState) -> None:
+    """Delete a bounded number of ended entries and forgotten runs."""
+    for store in {id(store): store for store in (extension.store, extension.runs_store)}.values():
+        try:
+            store.purge(limit=PURGE_LIMIT)
+        except StoreUnavailable as error:
+            logger.warning("What has ended could not be purged, trying again: %s", error)
+        except Exception:
+            logger.exception("What has ended could not be purged, trying again")
 
 
 def _pids(pool: Any) -> Iterable[int]:
