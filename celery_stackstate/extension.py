@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery
+from celery._state import _get_active_apps
 
 from celery_stackstate import publish
 from celery_stackstate.attached import all_extensions, extension_of, remember
@@ -69,7 +70,7 @@ class StackState:
         named = _named_app()
         if named:
             return cls.of(_import_app(named))
-        extensions = all_extensions()
+        extensions = all_extensions() or _attach_by_finalizing()
         if len(extensions) == 1:
             return extensions[0]
         if not extensions:
@@ -174,6 +175,13 @@ def _named_app() -> str | None:
 
         named = getattr(settings, "STACKSTATE_APP", None) if settings.configured else None
     return named or None
+
+
+def _attach_by_finalizing() -> list[StackState]:
+    """Bind the tasks of the apps in this process, which attaches those that use StateTask; Celery does it lazily."""
+    for app in list(_get_active_apps()):
+        app.finalize()
+    return all_extensions()
 
 
 def _import_app(path: str) -> Celery:

@@ -121,7 +121,8 @@ def test_current_finds_the_only_app_or_says_what_to_do() -> None:
         "from celery_stackstate import StackState, ConfigurationError\n"
         "try: StackState.current()\n"
         "except ConfigurationError as error: print('STACKSTATE_APP' in str(error))\n"
-        "app = Celery('one'); StackState(app)\n"
+        "from celery_stackstate import StateTask\n"
+        "app = Celery('one', task_cls=StateTask)\n"
         "print(StackState.current().app is app)\n"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
