@@ -100,7 +100,7 @@ class StackState:
         """The store of the run history."""
         return self.store if self.settings.runs_url is None else self._open(self.settings.runs_url)
 
-    @cached_property
+    @property
     def state(self) -> State:
         """The app-wide state, as `self.state` gives it inside a task."""
         return self.state_for(RunContext(LockOwner.of_process(), run_ttl=self.settings.longest_retention))

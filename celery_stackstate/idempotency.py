@@ -53,7 +53,10 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The record of one key. `token` names its last writer; `worker`, `boot` and `pid` say where it is RUNNING."""
+    """The record of one key. `token` names its last writer; `worker`, `boot` and `pid` say where it is RUNNING.
+
+    `abandoned`: nobody knows whether the message is out. `dispatched`: the callbacks of the success are out as well.
+    """
 
     state: str
     ticket: Ticket
@@ -64,6 +67,7 @@ class Record:
     epoch: int = 0
     deliveries: int = 0
     abandoned: bool = False
+    dispatched: bool = False
     result: str | None = None
 
     def dump(self) -> bytes:
@@ -224,7 +228,7 @@ class Idempotency:
         if record.ticket.generation != ticket.generation:
             return Verdict.STALE, None
         if record.state == SUCCEEDED:
-            return (Verdict.DONE if record.result is None else Verdict.REPLAY), None
+            return (Verdict.DONE if record.dispatched or record.result is None else Verdict.REPLAY), None
         if record.state == FAILED:
             return Verdict.DONE, None
         if record.state == RUNNING and stored is not None and record.token != attempt.execution:
@@ -238,6 +242,10 @@ class Idempotency:
     def succeed(self, claim: Claim, result: str | None) -> Claim | None:
         """Record the return value as JSON (None: it cannot be kept). None is returned when the claim was lost."""
         return self._settle(claim, replace(claim.record, state=SUCCEEDED, result=result), ended=True)
+
+    def dispatched(self, claim: Claim) -> Claim | None:
+        """Record that the callbacks of the success were published: no copy of the message needs to do it again."""
+        return self._settle(claim, replace(claim.record, dispatched=True), ended=True)
 
     def fail(self, claim: Claim) -> Claim | None:
         """Record the final failure; by the key's policy the next call may then begin a new run."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celery_stackstate.attempt import OpenAttempt
 from celery_stackstate.errors import StoreUnavailable
 from celery_stackstate.facts import Stamp
-from celery_stackstate.idempotency import Claim, Ticket
+from celery_stackstate.idempotency import FAILED, Claim, Ticket
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
@@ -43,9 +43,14 @@ class Execution:
         """Record the return value of the body under the key."""
         self._settle(lambda claim: self.extension.idempotency.succeed(claim, result))
 
+    def dispatched(self) -> None:
+        """Record under the key that the callbacks of the success are out."""
+        self._settle(self.extension.idempotency.dispatched)
+
     def fail(self) -> None:
         """Record the final failure under the key."""
-        self._settle(self.extension.idempotency.fail)
+        if self.claim is not None and self.claim.record.state != FAILED:
+            self._settle(self.extension.idempotency.fail)
 
     def interrupted(self) -> None:
         """Record that the attempt ended without an outcome, so that the run can be taken up at once."""

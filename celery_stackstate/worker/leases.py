@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from celery import bootsteps
+from celery import bootsteps, signals
 
 from celery_stackstate import liveness
 from celery_stackstate.errors import StoreUnavailable
@@ -40,7 +40,11 @@ def attach(extension: StackState) -> None:
 
 
 class LeaseStep(bootsteps.StartStopStep):
-    """Checks the settings before the worker starts, and holds its lease until it has stopped."""
+    """Checks the settings before the worker starts, and holds its lease until its last task has ended.
+
+    Celery stops this step before the pool, whose tasks may go on for a long while then; so the lease is given back when
+    the worker says that it has stopped, and lapses where it cannot say so.
+    """
 
     requires = ("celery.worker.components:Pool",)
     extension: StackState
@@ -52,6 +56,7 @@ class LeaseStep(bootsteps.StartStopStep):
         self._lease = Lease(worker.hostname, _boot)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._renewed = 0
         _check(self.extension)
 
     def start(self, worker: Any) -> None:
@@ -60,7 +65,9 @@ class LeaseStep(bootsteps.StartStopStep):
         self._thread = threading.Thread(target=self._loop, args=(worker,), name="stackstate-lease", daemon=True)
         self._thread.start()
 
-    def stop(self, worker: Any) -> None:
+        signals.worker_shutdown.connect(self._on_shutdown, weak=False, dispatch_uid=f"stackstate-lease-{_boot}")
+
+    def _on_shutdown(self, **_: Any) -> None:
         """Give the lease back, and write the history that still waits."""
         self._stopped.set()
         if self._thread is not None:
@@ -70,8 +77,6 @@ class LeaseStep(bootsteps.StartStopStep):
         except StoreUnavailable as error:
             logger.warning("The worker's lease lapses by itself: %s", error)
         self.extension.recorder.flush()
-
-    terminate = stop
 
     def _loop(self, worker: Any) -> None:
         pause = self.extension.settings.worker_lease / 3
@@ -85,7 +90,9 @@ class LeaseStep(bootsteps.StartStopStep):
     def _renew(self, worker: Any) -> None:
         try:
             seconds = self.extension.settings.worker_lease
-            liveness.renew(self.extension.store, self._lease, seconds=seconds, pids=_pids(worker.pool))
+            self._renewed = liveness.renew(
+                self.extension.store, self._lease, seconds=seconds, pids=_pids(worker.pool), before=self._renewed
+            )
         except StoreUnavailable as error:
             logger.warning("The worker's lease could not be renewed, trying again: %s", error)
         except Exception:

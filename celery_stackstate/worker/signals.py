@@ -202,6 +202,9 @@ def on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     if execution is not None:
         shown = execution.extension.redactor.snapshot(result)
         execution.attempt.end(SUCCESS, result=shown.value, result_truncated=shown.truncated or None)
+        request = sender.request
+        if request.callbacks or request.chain or request.chord:
+            execution.dispatched()
 
 
 @_safely

@@ -21,7 +21,7 @@ HERE = Lease("celery@here", "boot-1")
 
 @pytest.fixture
 def keys(store: Store) -> Idempotency:
-    liveness.renew(store, HERE, seconds=60, pids=[1, 2])
+    liveness.renew(store, HERE, seconds=60, pids=[1, 2], before=0)
     return Idempotency(store, prefix="test", publish_lease=0.2, max_deliveries=3)
 
 
@@ -145,7 +145,7 @@ def test_a_copy_of_a_live_run_is_told_to_come_back(keys: Idempotency) -> None:
 
 def test_a_run_whose_worker_is_gone_is_taken_over_under_its_id(keys: Idempotency, store: Store) -> None:
     gone = Lease("celery@gone", "boot-9")
-    liveness.renew(store, gone, seconds=0.2, pids=[1])
+    liveness.renew(store, gone, seconds=0.2, pids=[1], before=0)
     reservation = reserve(keys)
     dead = keys.claim(reservation.ticket, attempt(gone))
     assert not reserve(keys).created
@@ -159,26 +159,49 @@ def test_a_run_whose_worker_is_gone_is_taken_over_under_its_id(keys: Idempotency
     assert keys.succeed(claim, "2") is not None
 
 
-def test_a_child_that_left_the_pool_is_noticed_at_the_next_renewal(keys: Idempotency, store: Store) -> None:
-    claim = begun(keys)
+def renewed(store: Store, *pids: int) -> None:
+    """Renew the lease twice with a list of processes, so that it tells about all that began before."""
     time.sleep(0.01)
-    liveness.renew(store, HERE, seconds=60, pids=[1, 2])
+    first = liveness.renew(store, HERE, seconds=60, pids=pids, before=0)
+    liveness.renew(store, HERE, seconds=60, pids=pids, before=first)
+
+
+def test_a_child_that_left_the_pool_is_noticed_after_two_renewals(keys: Idempotency, store: Store) -> None:
+    claim = begun(keys)
+    renewed(store, 1, 2)
     assert keys.claim(claim.record.ticket, attempt(pid=2)).verdict is Verdict.BUSY
-    liveness.renew(store, HERE, seconds=60, pids=[2, 3])
+    renewed(store, 2, 3)
     over = keys.claim(claim.record.ticket, attempt(pid=3))
     assert (over.verdict, over.lost) == (Verdict.RUN, claim.record)
+
+
+def test_a_child_that_was_forked_while_the_list_was_made_is_not_taken_for_dead(keys: Idempotency, store: Store) -> None:
+    before = liveness.renew(store, HERE, seconds=60, pids=[1], before=0)
+    time.sleep(0.01)
+    ticket = reserve(keys).ticket
+    assert keys.claim(ticket, attempt(pid=9)).verdict is Verdict.RUN
+    liveness.renew(store, HERE, seconds=60, pids=[1], before=before)
+    assert keys.claim(ticket, attempt(pid=1)).verdict is Verdict.BUSY
 
 
 def test_a_run_that_kills_its_workers_is_stopped(keys: Idempotency, store: Store) -> None:
     ticket = begun(keys).record.ticket
     for pid in (4, 5):
-        time.sleep(0.01)
-        liveness.renew(store, HERE, seconds=60, pids=[pid])
+        renewed(store, pid)
         assert keys.claim(ticket, attempt(pid=pid)).verdict is Verdict.RUN
-    time.sleep(0.01)
-    liveness.renew(store, HERE, seconds=60, pids=[6])
+    renewed(store, 6)
     poison = keys.claim(ticket, attempt(pid=6))
     assert (poison.verdict, poison.record.deliveries) == (Verdict.POISON, 3)
+
+
+def test_a_success_whose_callbacks_are_out_is_not_replayed(keys: Idempotency) -> None:
+    claim = begun(keys)
+    done = keys.succeed(claim, "1")
+    assert done is not None
+    assert keys.claim(claim.record.ticket, attempt()).verdict is Verdict.REPLAY
+    keys.dispatched(done)
+    assert keys.claim(claim.record.ticket, attempt()).verdict is Verdict.DONE
+    assert not reserve(keys).created
 
 
 def test_an_interrupted_attempt_frees_the_run_at_once(keys: Idempotency) -> None:
