@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from celery_stackstate.errors import NotSerializable
@@ -18,15 +19,20 @@ def bind_arguments(
 
     Without a function, or where its signature does not take them, they are told apart by position alone.
     """
-    if function is not None:
-        try:
-            bound = inspect.signature(function).bind(*args, **kwargs)
-        except (TypeError, ValueError):
-            pass
-        else:
-            bound.apply_defaults()
-            return dict(bound.arguments)
-    return {"args": list(args), "kwargs": dict(kwargs)}
+    try:
+        bound = signature(function).bind(*args, **kwargs) if function is not None else None
+    except (TypeError, ValueError):
+        bound = None
+    if bound is None:
+        return {"args": list(args), "kwargs": dict(kwargs)}
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+@lru_cache(maxsize=1024)
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a task's body; computing it anew would cost each publish more than all the rest here."""
+    return inspect.signature(function)
 
 
 def fingerprint(task: str, arguments: Mapping[str, Any], dumps: Callable[[Any], str]) -> str:

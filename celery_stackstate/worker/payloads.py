@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_stackstate.facts import Stamp
+from celery_stackstate.fingerprint import signature
 from celery_stackstate.records import to_micros
 
 if TYPE_CHECKING:
@@ -64,6 +64,6 @@ def error_details(extension: StackState, error: Any, einfo: Any, traceback: Any)
 
 def _parameter_names(task: Any) -> list[str]:
     try:
-        return list(inspect.signature(task.run).parameters) if task is not None else []
+        return list(signature(task.run).parameters) if task is not None else []
     except (TypeError, ValueError):
         return []
