@@ -35,13 +35,20 @@ class Browser:
         self._store = store
 
     def list(
-        self, scope: str | None = None, prefix: str = "", *, after: str | None = None, limit: int = 100
+        self,
+        scope: str | None = None,
+        prefix: str = "",
+        *,
+        locks: bool | None = None,
+        after: str | None = None,
+        limit: int = 100,
     ) -> Page[StateRecord]:
         """Return one page of values and counters, followed by locks.
 
         Args:
             scope: "" for the app-wide keys, "task:<name>", "run:<id>" or "scope:<name>"; None for all scopes.
             prefix: What the keys start with; needs a scope, without one it is looked for in the app-wide keys.
+            locks: True for locks alone, False for everything but locks.
             after: The id of the last record of the page before; each page's `next`.
             limit: Most records on the page.
         """
@@ -51,6 +58,8 @@ class Browser:
         start = None if after is None else _packed(after)
         found: list[StoredEntry] = []
         for kind in (STATE, LOCK):
+            if locks is not None and locks is not (kind == LOCK):
+                continue
             if len(found) < limit and (start is None or start[:1] in (kind, STATE)):
                 inside = start if start is not None and start[:1] == kind else None
                 found += self._store.scan(kind + b"\0" + within, after=inside, limit=limit - len(found))

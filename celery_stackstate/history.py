@@ -69,9 +69,6 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
         publisher=request.get("publisher"),
         progress=_progress(events),
         attempts=attempts,
-        started_at=attempts[0].started_at if attempts else None,
-        wait=attempts[0].wait if attempts else None,
-        runtime=_total(attempts),
         worker=last_end.worker if last_end else row.standing.worker,
     )
 
@@ -161,8 +158,3 @@ def _progress(events: list[StoredEvent]) -> Progress | None:
             assert moment is not None  # noqa: S101 - for the type checker
             return Progress(data["done"], data.get("total"), data.get("message"), moment)
     return None
-
-
-def _total(attempts: Iterable[Attempt]) -> float | None:
-    times = [attempt.runtime for attempt in attempts if attempt.runtime is not None]
-    return sum(times) if times else None

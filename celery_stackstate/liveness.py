@@ -55,6 +55,8 @@ def give_up(store: Store, lease: Lease) -> None:
 
 def is_live(store: Store, lease: Lease, *, pid: int, since: int) -> bool:
     """Return whether an attempt that began in process `pid` of the worker at `since` (store microseconds) may run."""
+    if not lease.boot:
+        return True  # a worker that held no lease: nothing can tell that it is gone
     found = store.get(lease.key)
     if found is None or not isinstance(found.value, bytes):
         return False

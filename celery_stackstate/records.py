@@ -123,7 +123,8 @@ class Run:
     """One run of a task, from the request to its end, over all attempts.
 
     A listing fills the summary; `attempts`, `args`, `kwargs`, `result`, `traceback`, `progress`, `publisher` and the
-    options of the request are there when the run was read by its id (`detailed` is True).
+    options of the request are there when the run was read by its id (`detailed` is True). `started_at`, `finished_at`,
+    `wait` and `runtime` (in seconds) are those of the latest attempt.
     """
 
     id: str

@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 PURGE_PAUSE = 60.0
 PURGE_LIMIT = 2_000
 
-#: The mark of this start of the worker; the children of its pool inherit it by fork.
-_boot: str | None = None
+#: The lease of the worker that this process is; the children of its pool inherit it by fork.
+_held: Lease | None = None
 
 
 def of_this_worker(hostname: str | None) -> Lease:
     """Return the lease of the worker that this process is, or is a child of."""
-    return Lease(hostname or "", _boot or "")
+    return _held or Lease(hostname or "", "")
 
 
 def attach(extension: StackState) -> None:
@@ -51,9 +51,8 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        global _boot  # noqa: PLW0603 - one worker per process, and its children must know
-        _boot = uuid4().hex
-        self._lease = Lease(worker.hostname, _boot)
+        global _held  # noqa: PLW0603 - one worker per process, and its children must know
+        _held = self._lease = Lease(worker.hostname, uuid4().hex)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._renewed = 0
@@ -65,7 +64,9 @@ class LeaseStep(bootsteps.StartStopStep):
         self._thread = threading.Thread(target=self._loop, args=(worker,), name="stackstate-lease", daemon=True)
         self._thread.start()
 
-        signals.worker_shutdown.connect(self._on_shutdown, weak=False, dispatch_uid=f"stackstate-lease-{_boot}")
+        signals.worker_shutdown.connect(
+            self._on_shutdown, weak=False, dispatch_uid=f"stackstate-lease-{self._lease.boot}"
+        )
 
     def _on_shutdown(self, **_: Any) -> None:
         """Give the lease back, and write the history that still waits."""

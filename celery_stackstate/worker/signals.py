@@ -163,7 +163,7 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
     if isinstance(carried, Mapping) and carried.get("id") != task_id:
         carried = None
     stamp, ticket = publish.read_stamp(carried), publish.read_ticket(carried)
-    delivery = request.delivery_info or {}
+    delivery, lease = request.delivery_info or {}, leases.of_this_worker(request.hostname)
     attempt = OpenAttempt(
         task_id,
         RunFacts(
@@ -176,8 +176,8 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
         ),
         next_epoch(stamp.epoch if stamp else 0),
         Origin(
-            worker=request.hostname or "",
-            boot=leases.of_this_worker(request.hostname).boot,
+            worker=lease.worker,
+            boot=lease.boot,
             pid=os.getpid(),
             retries=request.retries or 0,
             redelivered=bool(delivery.get("redelivered")),

@@ -135,14 +135,19 @@ def build_page(
     )
 
 
+def _total(run: Run) -> float | None:
+    times = [attempt.runtime for attempt in run.attempts if attempt.runtime is not None]
+    return sum(times) if times else None
+
+
 def default_facts(run: Run) -> list[Fact]:
     """Return the cells that need no link: when it was queued, how long it waited, how long it ran."""
     attempts = len(run.attempts)
     place = " · ".join(present.line(part, 80) for part in (run.queue, run.worker) if part)
     facts = [
         Fact("Queued", present.clock(run.queued_at, precise=True)),
-        Fact("Waited", present.duration(run.wait)),
-        Fact("Ran", present.duration(run.runtime), f"in {attempts} attempts" if attempts > 1 else ""),
+        Fact("Waited", present.duration(run.attempts[0].wait if attempts else None)),
+        Fact("Ran", present.duration(_total(run)), f"in {attempts} attempts" if attempts > 1 else ""),
         Fact("Queue · worker", place or present.NOTHING),
         Fact("Key", present.line(run.key, 200) if run.key else present.NOTHING, mono=bool(run.key)),
         Fact("Sent by", present.line(run.publisher, 80) if run.publisher else present.NOTHING),

@@ -24,7 +24,7 @@ LOOK_AT_MOST = 2_000
 class StateEntryAdmin(StorePages):
     """State as a list by scope and key, and one entry as a page."""
 
-    list_display = ("its_key", "its_value", "its_kind", "in_scope", "expires", "its_version")
+    list_display = ("its_key", "its_value", "its_kind", "in_scope", "expires")
     list_display_links = ("its_key",)
     list_filter = (KindFilter, ScopeFilter)
     show_facets = admin.ShowFacets.NEVER
@@ -57,11 +57,6 @@ class StateEntryAdmin(StorePages):
         """Show the beginning of the value, of a lock its holder."""
         text = holder(entry.record.value) if entry.kind == "lock" else present.preview(entry.record.value, 90)
         return format_html('<span class="ss-value">{}</span>', text)
-
-    @admin.display(description="version")
-    def its_version(self, entry: StateEntry) -> SafeString:
-        """Show the version."""
-        return format_html('<span class="ss-number">{}</span>', entry.version)
 
     @admin.display(description="expires")
     def expires(self, entry: StateEntry) -> Any:

@@ -23,6 +23,7 @@ class Walk:
     prefix: str
     plan: Plan
     look_at_most: int | None
+    locks: bool | None = None
     cut: bool = False
 
     def records(self, browser: Any) -> Iterator[Any]:
@@ -31,14 +32,15 @@ class Walk:
         looked_at = 0
         while True:
             most = STEP if self.look_at_most is None else min(STEP, self.look_at_most - looked_at)
-            page = browser.list(scope=self.scope, prefix=self.prefix, after=after, limit=most)
+            page = browser.list(scope=self.scope, prefix=self.prefix, locks=self.locks, after=after, limit=most)
             yield from (record for record in page.items if passes(self.plan, record))
             looked_at += len(page.items)
             after = page.next
             if after is None or not page.items:
                 return
             if looked_at == self.look_at_most:
-                self.cut = bool(browser.list(scope=self.scope, prefix=self.prefix, after=after, limit=1).items)
+                rest = browser.list(scope=self.scope, prefix=self.prefix, locks=self.locks, after=after, limit=1)
+                self.cut = bool(rest.items)
                 return
 
 
@@ -71,7 +73,9 @@ def walk_of(plan: Plan, *, look_at_most: int | None) -> Walk:
     prefixes = [c.value for c in plan.conditions if c.field == "key" and c.lookup in ("exact", "startswith")]
     # Without a scope the browser would look for the prefix in the app-wide keys only.
     prefix = max(prefixes, key=len, default="") if scope is not None else ""
-    return Walk(scope, prefix, plan, look_at_most)
+    kinds = {test.value for test in plan.conditions if (test.field, test.lookup) == ("kind", "exact")}
+    locks = None if not kinds else kinds == {"lock"}
+    return Walk(scope, prefix, plan, look_at_most, locks)
 
 
 def passes(plan: Plan, record: Any) -> bool:

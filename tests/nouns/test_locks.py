@@ -221,5 +221,6 @@ def test_a_killed_holder_is_passed_over_after_its_ttl(shared_url: str) -> None:
     assert not lock.acquire()
     patient = state.lock("l", ttl=30, wait=6)
     assert patient.acquire()
+    assert info is not None
     assert patient.fence > info.fence
     patient.release()
