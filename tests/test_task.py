@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task
 
@@ -42,10 +41,6 @@ def queueing() -> Celery:
 
 def add(x: int, y: int = 2) -> int:
     return x + y
-
-
-class Order(pydantic.BaseModel):
-    number: int
 
 
 def total(numbers: list[int]) -> int:
@@ -162,18 +157,13 @@ def test_a_busy_lock_raises_in_eager_mode(app: Celery) -> None:
         work.delay().get()
 
 
-def test_pydantic_and_class_based_tasks_work(app: Celery) -> None:
-    @app.task(pydantic=True, shared=False)
-    def ship(order: Order) -> int:
-        return order.number
-
+def test_a_class_based_task_works(app: Celery) -> None:
     class Ship(StateTask):
         name = "ship-class"
 
         def run(self, number: int) -> int:
             return self.state.increment("shipped", number)
 
-    assert ship.delay({"number": 7}).get() == 7
     assert app.register_task(Ship()).delay(3).get() == 3
 
 
