@@ -255,12 +255,13 @@ class Idempotency:
         """Record that the run goes on with a message that is about to be published."""
         return self._settle(claim, replace(claim.record, state=RETRYING), ended=False)
 
-    def close(self, ticket: Ticket, *, execution: str | None = None) -> None:
+    def close(self, ticket: Ticket, *, lease: Lease, pid: int) -> None:
         """Record the final failure of a run that ended outside its body, if it is still the key's run.
 
         Args:
             ticket: Whose.
-            execution: Only while this execution has it; None for a run that has not begun or whose process is gone.
+            lease: Of the worker that says so.
+            pid: The process in which it ended; 0 for a run that had not begun.
         """
         stored = self._store.get(ticket.store_key)
         if stored is None:
@@ -268,8 +269,15 @@ class Idempotency:
         record = Record.load(stored)
         if record.ticket.generation != ticket.generation or record.state in (SUCCEEDED, FAILED):
             return
-        if execution is None or record.token == execution:
+        if self._ended_with(record, stored, lease, pid):
             self.fail(Claim(Verdict.RUN, record, stored.version))
+
+    def _ended_with(self, record: Record, stored: StoredEntry, lease: Lease, pid: int) -> bool:
+        """Return whether nobody goes on with the run: not another live attempt, nor a message published since."""
+        if not pid:
+            return record.state != RUNNING or not self._is_live(record, stored)
+        began_here = (record.worker, record.boot, record.pid) == (lease.worker, lease.boot, pid)
+        return began_here and (record.state in (RUNNING, RETRYING) or record.abandoned)
 
     def interrupted(self, claim: Claim) -> None:
         """Record that the attempt ended without an outcome: whoever comes next may take the run up at once."""

@@ -40,10 +40,11 @@ class Redactor:
         self._limit = limit
         self._words = tuple(word.lower() for word in words)
         alternatives = "|".join(re.escape(word).replace("_", "[_-]?") for word in self._words)
-        # name=value, name: value, "name": "value", and the scheme and value of `authorization: Bearer x`
+        # name=value, name: value, "name": "value", and the scheme and value of `authorization: Bearer x`. It begins at
+        # the begin of a word only: tried at each letter, a long word takes time by the square of its length.
         self._assignment = (
             re.compile(
-                rf"""(?i)([\w-]*(?:{alternatives})[\w-]*["']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&)}}\]]+)"""
+                rf"""(?i)((?<![\w-])(?=[\w-]*(?:{alternatives}))[\w-]+["']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&)}}\]]+)"""
             )
             if self._words
             else None
@@ -64,11 +65,12 @@ class Redactor:
 
     def snapshot(self, value: Any) -> Snapshot:
         """Return `value` as JSON-like data without secrets, or the beginning of it when it takes too many bytes."""
-        plain = self._plain(value, 0)
+        cut: list[Any] = []
+        plain = self._plain(value, 0, cut)
         text = json.dumps(plain, ensure_ascii=False)
         size = len(text.encode())
         if size <= self._limit:
-            return Snapshot(plain)
+            return Snapshot(plain, truncated=bool(cut))
         digest = hashlib.sha256(text.encode()).hexdigest()
         return Snapshot(f"{text[: self._limit // 4]}… ({size:,} bytes, sha256 {digest[:16]})", truncated=True)
 
@@ -80,7 +82,8 @@ class Redactor:
         ]
         return shown, dict(kwargs)
 
-    def _plain(self, value: Any, depth: int) -> Any:
+    def _plain(self, value: Any, depth: int, cut: list[Any]) -> Any:
+        """Return `value` as JSON-like data; what is left out for its length or depth is added to `cut`."""
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, float):
@@ -88,16 +91,19 @@ class Redactor:
         if isinstance(value, int):
             return REDACTED if _CARD.fullmatch(str(value)) and _luhn(str(value)) else value
         if isinstance(value, str):
+            if len(value) > MAX_TEXT:
+                cut.append(value)
             return self.text(str(value))
         if depth >= MAX_DEPTH:
+            cut.append(value)
             return "…"
         if isinstance(value, Mapping):
             return {
-                self.text(str(key)): REDACTED if self.is_sensitive(key) else self._plain(item, depth + 1)
+                self.text(str(key)): REDACTED if self.is_sensitive(key) else self._plain(item, depth + 1, cut)
                 for key, item in value.items()
             }
         if isinstance(value, (list, tuple, set, frozenset)):
-            return [self._plain(item, depth + 1) for item in value]
+            return [self._plain(item, depth + 1, cut) for item in value]
         return self._text_of(value)
 
     def _text_of(self, value: Any) -> str:

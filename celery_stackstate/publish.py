@@ -7,13 +7,10 @@ options are taken out before Celery sees them, so that they never reach the brok
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.exceptions import OperationalError
@@ -21,8 +18,8 @@ from kombu.utils import json as kombu_json
 
 from celery_stackstate import facts
 from celery_stackstate.errors import ConfigurationError, DuplicateRun, StoreUnavailable
-from celery_stackstate.facts import Stamp, next_epoch, now_micros
 from celery_stackstate.fingerprint import bind_arguments, fingerprint
+from celery_stackstate.header import HEADER, read_ticket
 from celery_stackstate.idempotency import Record, Reservation, Ticket
 from celery_stackstate.keys import APP_SCOPE, check_key, scope_of, ttl_micros
 from celery_stackstate.records import LOST
@@ -32,9 +29,6 @@ if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
 
 logger = logging.getLogger(__name__)
-
-#: The one message header of this package.
-HEADER = "stackstate"
 
 CANVAS_OPTIONS = ("group_id", "chord", "chain")
 
@@ -113,6 +107,7 @@ def send(
     ours, options = take_options(options)
     task = options.get("task_type") or extension.app._tasks.get(name)
     carried = _carried_ticket(options)
+    _refuse_keys_further_on(options)
 
     def publish(ticket: Ticket | None, after_epoch: int = 0) -> Any:
         with _publishing(Publication(extension, task, ticket, after_epoch)):
@@ -142,6 +137,9 @@ def take_options(options: Mapping[str, Any]) -> tuple[KeyOptions, dict[str, Any]
     """
     mine = {name: options[name] for name in OPTION_NAMES if options.get(name) is not None}
     rest = {name: value for name, value in options.items() if name not in OPTION_NAMES}
+    unknown = [name for name in rest if name.startswith("idempotency_")]
+    if unknown:  # Celery would take it for a property of the message, and nobody would miss the promise
+        raise ConfigurationError(f"{unknown[0]} is not an option; there are {', '.join(OPTION_NAMES)}")
     for name, choices in _CHOICES.items():
         if name in mine and mine[name] not in choices:
             raise ConfigurationError(f"{name} must be {' or '.join(map(repr, choices))}, not {mine[name]!r:.80}")
@@ -164,6 +162,26 @@ def _refuse_what_a_key_cannot_do(name: str, options: Mapping[str, Any]) -> None:
             )
     if options.get("task_id"):
         raise ConfigurationError("give task_id or idempotency_key, not both: with a key the id is derived from it")
+
+
+def _refuse_keys_further_on(options: Mapping[str, Any]) -> None:
+    """Refuse a canvas whose later parts hold a key before its first part is out, not in the worker."""
+    if any(_holds_key(options.get(name)) for name in ("chain", "chord")):
+        raise ConfigurationError(
+            "idempotency_key cannot be given to a member of a canvas: its id is fixed when the canvas is published. "
+            "Start the canvas from a task that has a key"
+        )
+
+
+def _holds_key(part: Any) -> bool:
+    if isinstance(part, (list, tuple)):
+        return any(map(_holds_key, part))
+    if not isinstance(part, Mapping):
+        return False
+    inner = part.get("kwargs") or {}
+    return bool((part.get("options") or {}).get("idempotency_key")) or any(
+        _holds_key(inner.get(name)) for name in ("tasks", "header", "body")
+    )
 
 
 def _reserve(
@@ -260,9 +278,6 @@ def record_lost(extension: StackState, lost: Record) -> None:
     )
 
 
-# -- the header ----------------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _publishing(publication: Publication) -> Iterator[None]:
     token = _current.set(publication)
@@ -277,40 +292,3 @@ def _carried_ticket(options: Mapping[str, Any]) -> Ticket | None:
     carried = (options.get("headers") or {}).get(HEADER)
     ticket = read_ticket(carried)
     return ticket if ticket is not None and ticket.task_id == options.get("task_id") else None
-
-
-def read_ticket(header: Any) -> Ticket | None:
-    """Return the ticket that our header carries, or None."""
-    carried = header.get("ticket") if isinstance(header, Mapping) else None
-    return Ticket(**carried) if carried else None
-
-
-def read_stamp(header: Any) -> Stamp | None:
-    """Return the stamp that our header carries, or None."""
-    carried = header.get("stamp") if isinstance(header, Mapping) else None
-    return Stamp(**carried) if carried else None
-
-
-def stamp_headers(publication: Publication, headers: dict[str, Any]) -> Stamp:
-    """Put our header on a message that is about to be published, and return its stamp."""
-    carried = headers.get(HEADER)
-    before = read_stamp(carried) if isinstance(carried, Mapping) and carried.get("id") == headers["id"] else None
-    at = now_micros()
-    stamp = Stamp(
-        first=before.first if before else at,
-        at=at,
-        epoch=next_epoch(max(publication.after_epoch, before.epoch if before else 0)),
-        publisher=_publisher(),
-        waits=before.waits if before else 0,
-        waiting_since=before.waiting_since if before else 0,
-    )
-    header: dict[str, Any] = {"id": headers["id"], "stamp": asdict(stamp)}
-    if publication.ticket is not None:
-        header["ticket"] = asdict(publication.ticket)
-    headers[HEADER] = header
-    return stamp
-
-
-def _publisher() -> str:
-    program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
-    return f"{program} on {socket.gethostname()} (pid {os.getpid()})"

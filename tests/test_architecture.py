@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("codec", "keys", "surely", "fingerprint", "payload", "renewal", "facts"),
     ("locks", "liveness", "attempt", "history"),
     ("state", "idempotency", "runs", "browse", "recorder", "timeline"),
-    ("attached", "config", "result"),
+    ("attached", "config", "header", "result"),
     ("publish",),
     ("worker",),
     ("extension",),

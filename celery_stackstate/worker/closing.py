@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
-from celery_stackstate import facts, publish
+from celery_stackstate import facts
 from celery_stackstate.attached import extension_of
 from celery_stackstate.facts import next_epoch
+from celery_stackstate.header import HEADER, read_stamp, read_ticket
 from celery_stackstate.history import ENDINGS
-from celery_stackstate.idempotency import Ticket
 from celery_stackstate.records import RETRY
 from celery_stackstate.stores.base import RunFacts, StoredEvent
+from celery_stackstate.worker import leases
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
@@ -22,23 +23,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def close_from_parent(task: Any, run_id: str, status: str, details: Mapping[str, Any]) -> None:
-    """Close the open attempt of a run, and its key, in the background: the worker's loop waits for no store."""
+#: The requests that this worker has, by id: Celery forgets its own before it says how one ended.
+_requests: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def watch(request: Any) -> None:
+    """Remember a request for as long as the worker has it."""
+    _requests[request.id] = request
+
+
+def close_from_parent(task: Any, run_id: str, status: str, details: Mapping[str, Any], *, context: Any = None) -> None:
+    """Close the open attempt of a run, and its key, in the background: the worker's loop waits for no store.
+
+    Args:
+        task: Whose run it is.
+        run_id: Which run.
+        status: How it ended.
+        details: Data of the event.
+        context: The run's request as far as the signal knows it; a message revoked at its receipt has no other.
+    """
     extension = extension_of(task.app)
     if extension is None:
         return
-    worker_state = sys.modules.get("celery.worker.state")  # a process that has not loaded it is not a worker
-    request = None if worker_state is None else worker_state.requests.get(run_id)
-    carried = None if request is None else request.request_dict.get(publish.HEADER)
-    ticket, stamp = publish.read_ticket(carried), publish.read_stamp(carried)
-    worker = None if request is None else request.hostname
-    epoch = stamp.epoch if stamp else 0
+    request = _requests.get(run_id)
+    message = request.request_dict if request is not None else vars(context) if context is not None else {}
+    carried, worker = message.get(HEADER), message.get("hostname")
+    ticket, stamp = read_ticket(carried), read_stamp(carried)
+    epoch, pid = stamp.epoch if stamp else 0, getattr(request, "worker_pid", None) or 0
 
     def close() -> None:
         if task.record_runs:
             _close_attempt(extension, task.name, run_id, status, worker=worker, epoch=epoch, details=details)
-        if ticket is not None and status != RETRY:
-            _close_key(extension, ticket)
+        if ticket is not None and ticket.task_id == run_id and status != RETRY:
+            extension.idempotency.close(ticket, lease=leases.of_this_worker(worker), pid=pid)
 
     extension.recorder.later(close)
 
@@ -82,7 +99,3 @@ def _open_attempt(events: list[StoredEvent], worker: str | None) -> StoredEvent 
         if worker is None or json.loads(event.data).get("worker") == worker:
             return event
     return None
-
-
-def _close_key(extension: StackState, ticket: Ticket) -> None:
-    extension.idempotency.close(ticket)

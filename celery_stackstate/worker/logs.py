@@ -41,8 +41,10 @@ def connect() -> None:
     """Attach the handler whenever Celery, or the project in its place, has set up logging in a worker."""
     for signal in (signals.after_setup_logger, signals.after_setup_task_logger):
         signal.connect(on_logger_set_up, weak=False, dispatch_uid="celery_stackstate.logs")
-    for signal in (signals.worker_init, signals.worker_process_init):
-        signal.connect(on_worker_init, weak=False, dispatch_uid="celery_stackstate.logs")
+    # Not worker_init: it comes before the project's set-up, which would replace the handler, or (logging.basicConfig)
+    # do nothing where it finds one.
+    for signal in (signals.celeryd_after_setup, signals.worker_process_init):
+        signal.connect(on_worker_set_up, weak=False, dispatch_uid="celery_stackstate.logs")
 
 
 def on_logger_set_up(logger: logging.Logger | None = None, **_: Any) -> None:
@@ -51,7 +53,7 @@ def on_logger_set_up(logger: logging.Logger | None = None, **_: Any) -> None:
         logger.addHandler(_handler)
 
 
-def on_worker_init(**_: Any) -> None:
+def on_worker_set_up(**_: Any) -> None:
     """Attach where Celery did not set up logging: to the root, and to `celery.task`, which does not propagate."""
     logging.getLogger().addHandler(_handler)
     task_logger = logging.getLogger("celery.task")

@@ -11,7 +11,7 @@ from celery.exceptions import Ignore, Retry
 
 from celery_stackstate.errors import LockBusy
 from celery_stackstate.facts import Stamp, now_micros
-from celery_stackstate.publish import HEADER, read_stamp
+from celery_stackstate.header import HEADER, read_stamp
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
@@ -44,7 +44,7 @@ def publish_again(task: Any, request: Any, countdown: float) -> None:
     now = now_micros()
     stamp = read_stamp(carried) or Stamp(first=now, at=now, epoch=0, publisher="")
     stamp = replace(stamp, waits=stamp.waits + 1, waiting_since=stamp.waiting_since or now)
-    headers[HEADER] = {**carried, "stamp": asdict(stamp)}
+    headers[HEADER] = {**carried, "stamp": asdict(stamp), "waits": True}
     signature = task.signature_from_request(request, countdown=countdown, retries=request.retries)
     signature.apply_async(headers=headers, countdown=countdown, retries=request.retries)
 

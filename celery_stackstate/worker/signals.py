@@ -18,10 +18,11 @@ from celery_stackstate import facts, publish
 from celery_stackstate.attached import all_extensions, extension_of
 from celery_stackstate.attempt import OpenAttempt, Origin
 from celery_stackstate.facts import Stamp, next_epoch
+from celery_stackstate.header import HEADER, read_stamp, read_ticket, stamp_headers
 from celery_stackstate.records import FAILURE, IGNORED, LOST, REJECTED, RETRY, REVOKED, SUCCESS
 from celery_stackstate.stores.base import RunFacts
 from celery_stackstate.worker import leases, payloads
-from celery_stackstate.worker.closing import close_from_parent
+from celery_stackstate.worker.closing import close_from_parent, watch
 from celery_stackstate.worker.execution import Execution
 from celery_stackstate.worker.requeue import Postponed
 
@@ -64,7 +65,7 @@ def before_publish(headers: dict[str, Any] | None = None, declare: Any = None, *
     publication = publish.current()
     if publication is None or headers is None or "id" not in headers:
         return
-    publish.stamp_headers(publication, headers)
+    stamp_headers(headers, publication.ticket, after_epoch=publication.after_epoch)
     publication.queue = declare[0].name if declare else signal.get("routing_key")
 
 
@@ -77,7 +78,7 @@ def after_publish(
     if publication is None or not headers or str(sender).startswith("celery.") or not is_recorded(publication.task):
         return
     extension = publication.extension
-    stamp = publish.read_stamp(headers.get(publish.HEADER))
+    stamp = read_stamp(headers.get(HEADER))
     if stamp is None:
         return
     known = facts_of(headers, stamp, queue=publication.queue or routing_key)
@@ -97,7 +98,7 @@ def after_publish(
 
 def facts_of(headers: Mapping[str, Any], stamp: Stamp | None, *, queue: str | None) -> RunFacts:
     """Return the unchanging facts of a run from a message's headers."""
-    ticket = publish.read_ticket(headers.get(publish.HEADER))
+    ticket = read_ticket(headers.get(HEADER))
     return RunFacts(
         task=headers.get("task"),
         queue=queue,
@@ -120,11 +121,14 @@ def parent_of(run_id: Any, parent_id: Any) -> str | None:
 def on_received(request: Any = None, **_: Any) -> None:
     """Record, in the background, that a worker has the message."""
     task = request.task
-    if not _is_ours(task) or not is_recorded(task):
+    if not _is_ours(task):
+        return
+    watch(request)
+    if not is_recorded(task):
         return
     extension = _extension(task)
     headers = request.request_dict
-    stamp = publish.read_stamp(headers.get(publish.HEADER))
+    stamp = read_stamp(headers.get(HEADER))
     known = facts_of(headers, stamp, queue=(request.delivery_info or {}).get("routing_key"))
     extension.recorder.post(
         facts.received(
@@ -146,7 +150,7 @@ def on_revoked(
     """Record that the run was revoked, or had expired, and close its key."""
     if _is_ours(sender):
         reason = "it was terminated" if terminated else "it had expired" if expired else "it was revoked"
-        close_from_parent(sender, request.id, REVOKED, {"error_type": "Revoked", "error": reason})
+        close_from_parent(sender, request.id, REVOKED, {"error_type": "Revoked", "error": reason}, context=request)
 
 
 # -- the process that runs the body --------------------------------------------------------------------------------
@@ -159,10 +163,10 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
     if not _is_ours(task) or request.is_eager:
         return
     extension = _extension(task)
-    carried = (request.headers or {}).get(publish.HEADER)
+    carried = (request.headers or {}).get(HEADER)
     if isinstance(carried, Mapping) and carried.get("id") != task_id:
         carried = None
-    stamp, ticket = publish.read_stamp(carried), publish.read_ticket(carried)
+    stamp, ticket = read_stamp(carried), read_ticket(carried)
     delivery, lease = request.delivery_info or {}, leases.of_this_worker(request.hostname)
     attempt = OpenAttempt(
         task_id,
@@ -236,7 +240,7 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo:
     if execution is not None:
         execution.attempt.end(RETRY, **details)
     elif request is not None and not request.is_eager:
-        close_from_parent(sender, request.id, RETRY, details)
+        close_from_parent(sender, request.id, RETRY, details, context=request)
 
 
 @_safely

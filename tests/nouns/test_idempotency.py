@@ -227,13 +227,31 @@ def test_a_record_that_the_store_lost_is_made_again_from_the_message(keys: Idemp
     assert not reserve(keys).created
 
 
+def test_closing_leaves_a_run_that_was_published_since(keys: Idempotency) -> None:
+    claim = begun(keys)
+    keys.interrupted(claim)
+    again = reserve(keys)
+    assert (again.created, again.ticket) == (True, claim.record.ticket)
+    keys.close(claim.record.ticket, lease=HERE, pid=1)
+    assert keys.claim(again.ticket, attempt()).verdict is Verdict.RUN
+
+
+def test_closing_what_never_began_leaves_a_live_attempt(keys: Idempotency) -> None:
+    claim = begun(keys)
+    keys.close(claim.record.ticket, lease=HERE, pid=0)
+    assert keys.succeed(claim, "1") is not None
+    waiting = reserve(keys, key="another")
+    keys.close(waiting.ticket, lease=HERE, pid=0)
+    assert reserve(keys, key="another").ticket.task_id != waiting.ticket.task_id
+
+
 def test_closing_ends_a_run_once_and_only_the_keys_own(keys: Idempotency) -> None:
     claim = begun(keys)
-    keys.close(claim.record.ticket, execution="somebody else")
+    keys.close(claim.record.ticket, lease=Lease("celery@there", "boot-1"), pid=1)
     assert not reserve(keys).created
-    keys.close(claim.record.ticket)
-    keys.close(claim.record.ticket)
+    keys.close(claim.record.ticket, lease=HERE, pid=1)
+    keys.close(claim.record.ticket, lease=HERE, pid=1)
     fresh = reserve(keys)
     assert fresh.created
-    keys.close(claim.record.ticket)
+    keys.close(claim.record.ticket, lease=HERE, pid=1)
     assert not reserve(keys).created
