@@ -137,8 +137,9 @@ def _base_directory(app: Celery) -> Path:
     if origin:
         return Path(origin).resolve().parent
     raise ConfigurationError(
-        "stackstate_url: a relative SQLite path needs a place to start from, and this app has neither Django's "
-        "BASE_DIR nor a main module with a file; write an absolute path: sqlite:////var/lib/shop/stackstate.sqlite3"
+        f"stackstate_url: a relative SQLite path needs a place to start from. The app is called {app.main!r}, which is "
+        f"no module of this process, and there is no Django BASE_DIR. Write an absolute path "
+        f"(sqlite:////var/lib/shop/stackstate.sqlite3), or call the app by its module: Celery(__name__)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ from celery._state import _get_active_apps
 from celery_stackstate import publish
 from celery_stackstate.attached import all_extensions, extension_of, remember
 from celery_stackstate.browse import Browser
-from celery_stackstate.config import Settings, hide_password, read_settings, resolve_url
+from celery_stackstate.config import DEFAULT_URL, Settings, hide_password, read_settings, resolve_url
 from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.idempotency import Idempotency
 from celery_stackstate.locks import LockOwner
@@ -26,6 +27,8 @@ from celery_stackstate.state import RunContext, State
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
 from celery_stackstate.worker import leases, logs, signals
+
+logger = logging.getLogger(__name__)
 
 _attaching = threading.RLock()
 
@@ -38,6 +41,7 @@ class StackState:
     """
 
     app: Celery
+    _warned = False
 
     def __new__(cls, app: Celery) -> StackState:
         with _attaching:
@@ -153,6 +157,16 @@ class StackState:
     def where(self) -> str:
         """Return the URL of the store with a relative path made absolute, and without a password."""
         return hide_password(resolve_url(self.settings.url, self.app))
+
+    def warn_about_default_store(self) -> None:
+        """Warn, once, that keys are kept in the default file: a process elsewhere would not find them there."""
+        if self._warned or self.settings.url != DEFAULT_URL:
+            return
+        self._warned = True
+        logger.warning(
+            "stackstate_url is not set: idempotency keys are kept in %s, which only the processes of this machine see",
+            self.where(),
+        )
 
     def close(self) -> None:
         """Write what history still waits, and close this process's connections. Using it again opens new ones."""

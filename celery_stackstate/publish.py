@@ -118,6 +118,7 @@ def send(
     if ours.idempotency_key is None:
         return publish(None)
     _refuse_what_a_key_cannot_do(name, options)
+    extension.warn_about_default_store()
     reservation = _reserve(extension, ours, name, task, args or (), kwargs or {})
     if not reservation.created:
         return _duplicate(extension, reservation, task, ours.on_duplicate, options)

@@ -144,3 +144,23 @@ def test_importing_the_package_loads_no_driver() -> None:
     script = "import sys, celery_stackstate; print([m for m in ('redis', 'django.db', 'sqlite3') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_relative_path_without_a_place_to_start_from_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ConfigurationError, match=r"Celery\(__name__\)"):
+        resolve_url("sqlite:///x.sqlite3", Celery("no_such_module", set_as_current=False))
+
+
+def test_a_keyed_publish_on_the_unset_default_warns_once(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from celery import Celery\n"
+        "from celery_stackstate import StateTask\n"
+        "app = Celery(__name__, broker='memory://', task_cls=StateTask)\n"
+        "@app.task\n"
+        "def pay(): pass\n"
+    )
+    script = "import shop; [shop.pay.apply_async(idempotency_key=key) for key in 'aab']"
+    command = [sys.executable, "-c", script]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert run.stderr.count("stackstate_url is not set") == 1
+    assert str(tmp_path / "stackstate.sqlite3") in run.stderr
