@@ -1,0 +1,155 @@
+"""An app whose tasks are called with idempotency keys. What a body did it notes in the result backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Ignore, Reject
+
+from celery_stackstate import DuplicateRun, StackState, StateTask
+from tests.worker.probes import note
+
+app = Celery(
+    "keys",
+    broker=os.environ["STACKSTATE_TEST_BROKER"],
+    backend=os.environ["STACKSTATE_TEST_BACKEND"],
+    task_cls=StateTask,
+)
+app.conf.update(json.loads(os.environ["STACKSTATE_TEST_CONF"]))
+app.conf.stackstate_url = os.environ["STACKSTATE_TEST_STORE"]
+app.conf.task_track_started = True
+
+
+@app.task(bind=True)
+def charge(self: Task, amount: int, currency: str = "EUR") -> str:
+    """Charge; the note says how often it was done."""
+    note(app, "charge", id=self.request.id, amount=amount)
+    return f"{amount} {currency}"
+
+
+@app.task
+def refund(amount: int) -> str:
+    """Another task with the same arguments."""
+    note(app, "refund", amount=amount)
+    return f"refunded {amount}"
+
+
+@app.task(bind=True)
+def own_record(self: Task, key: str) -> dict[str, Any]:
+    """Return what the key's record says while the body runs."""
+    record = StackState.of(app).idempotency.get(f"task:{self.name}", key)
+    assert record is not None
+    return {"state": record.state, "pid": record.pid == os.getpid(), "worker": record.worker}
+
+
+class Flaky(Exception):
+    """What goes away when it is tried again."""
+
+
+@app.task(bind=True, autoretry_for=(Flaky,), retry_kwargs={"countdown": 0.5, "max_retries": 3})
+def flaky(self: Task, failures: int) -> str:
+    """Fail some times first."""
+    note(app, "flaky", id=self.request.id, retries=self.request.retries)
+    if self.request.retries < failures:
+        raise Flaky
+    return "at last"
+
+
+@app.task(bind=True, max_retries=3)
+def halving(self: Task, number: int) -> int:
+    """Retry with other arguments each time."""
+    note(app, "halving", id=self.request.id, number=number)
+    if number > 1:
+        raise self.retry(args=(number // 2,), countdown=0.3)
+    return number
+
+
+@app.task
+def fail(reason: str) -> None:
+    """Fail for good."""
+    note(app, "fail")
+    raise ValueError(reason)
+
+
+@app.task(bind=True)
+def slow(self: Task, seconds: float) -> str:
+    """Take a while; acknowledged early."""
+    note(app, "slow", id=self.request.id)
+    time.sleep(seconds)
+    note(app, "slow ended")
+    return "slow"
+
+
+@app.task(bind=True, acks_late=True)
+def slow_first(self: Task, seconds: float) -> str:
+    """Take a while when it is delivered for the first time."""
+    note(app, "slow_first", id=self.request.id, redelivered=self.request.delivery_info.get("redelivered"))
+    if app.backend.client.incr("slow_first") == 1:
+        time.sleep(seconds)
+    return "done"
+
+
+@app.task
+def early_slow_first(seconds: float) -> str:
+    """Take a while the first time; acknowledged early."""
+    note(app, "early_slow_first")
+    if app.backend.client.incr("early_slow_first") == 1:
+        time.sleep(seconds)
+    return "done"
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def poison(self: Task) -> None:
+    """Kill the process that runs it, each time."""
+    note(app, "poison", id=self.request.id)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(bind=True, acks_late=True, reject_on_worker_lost=True)
+def crash_once(self: Task) -> str:
+    """Kill the process that runs it, the first time."""
+    note(app, "crash_once", id=self.request.id)
+    if app.backend.client.incr("crash_once") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@app.task
+def mutate(items: list[int], *stamps: Any) -> list[int]:
+    """Change its own argument."""
+    items.append(99)
+    return items
+
+
+@app.task
+def give_up(how: str) -> None:
+    """End without a result."""
+    note(app, "give_up", how=how)
+    raise {"ignore": Ignore, "reject": Reject, "exit": SystemExit}[how]("no more")
+
+
+@app.task
+def objects() -> object:
+    """Return what no JSON backend can take."""
+    return object()
+
+
+@app.task
+def duplicate_inside(key: str) -> None:
+    """Let an error of the library out of the body."""
+    charge.apply_async((1,), idempotency_key=key, on_duplicate="raise")
+
+
+@app.task
+def link_target(result: str) -> str:
+    """Be called with another task's result."""
+    note(app, "link_target", result=result)
+    return result
+
+
+__all__ = ["DuplicateRun", "app"]
