@@ -20,7 +20,7 @@ from celery_stackstate.errors import (
     VersionConflict,
 )
 from celery_stackstate.extension import StackState
-from celery_stackstate.records import Attempt, Entry, Event, LogLine, Page, Progress, Run
+from celery_stackstate.records import Attempt, Entry, Event, KeyRecord, LogLine, Page, Progress, Run
 from celery_stackstate.result import RunResult
 from celery_stackstate.task import StateTask
 from celery_stackstate.version import __version__
@@ -35,6 +35,7 @@ __all__ = [
     "IdempotencyConflict",
     "InvalidExpiry",
     "InvalidKey",
+    "KeyRecord",
     "LockBusy",
     "LockLost",
     "LogLine",

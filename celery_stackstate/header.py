@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from celery_stackstate.facts import Stamp, next_epoch, now_micros
-from celery_stackstate.idempotency import Ticket
+from celery_stackstate.key_record import Ticket
 
 HEADER = "stackstate"
 

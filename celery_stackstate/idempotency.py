@@ -11,119 +11,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from uuid import UUID, uuid4, uuid5
 
 from celery_stackstate.errors import IdempotencyConflict, VersionConflict
-from celery_stackstate.keys import IDEMPOTENCY, pack
+from celery_stackstate.key_record import (
+    FAILED,
+    PUBLISHED,
+    RESERVED,
+    RETRYING,
+    RUNNING,
+    SUCCEEDED,
+    Attempt,
+    Claim,
+    Record,
+    Reservation,
+    Ticket,
+    Verdict,
+)
+from celery_stackstate.keys import APP_SCOPE, IDEMPOTENCY, check_key, pack, scope_of
 from celery_stackstate.liveness import Lease, is_live
+from celery_stackstate.records import KeyRecord
 from celery_stackstate.stores.base import Expect, PutResult, Store, StoredEntry
 from celery_stackstate.surely import put_surely
 
 NAMESPACE = UUID("6f1d6c5e-1f0e-5d0c-9a67-3c1a5b7c7a10")
 ROUNDS = 20
-
-RESERVED = "RESERVED"
-PUBLISHED = "PUBLISHED"
-RUNNING = "RUNNING"
-RETRYING = "RETRYING"
-SUCCEEDED = "SUCCEEDED"
-FAILED = "FAILED"
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What a message carries of its key: enough to find the record, and to make it anew where the store lost it."""
-
-    scope: str
-    key: str
-    generation: int
-    task_id: str
-    task: str
-    fingerprint: str
-    on_failure: str
-    ttl: float
-
-    @property
-    def store_key(self) -> bytes:
-        """Return where the record is stored."""
-        return pack(IDEMPOTENCY, self.scope, self.key)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The record of one key. `token` names its last writer; `worker`, `boot` and `pid` say where it is RUNNING.
-
-    `abandoned`: nobody knows whether the message is out. `dispatched`: the callbacks of the success are out as well.
-    """
-
-    state: str
-    ticket: Ticket
-    token: str
-    worker: str = ""
-    boot: str = ""
-    pid: int = 0
-    epoch: int = 0
-    deliveries: int = 0
-    abandoned: bool = False
-    dispatched: bool = False
-    result: str | None = None
-
-    def dump(self) -> bytes:
-        """Return the bytes that `load` reads."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def load(cls, stored: StoredEntry) -> Record:
-        """Return the record that an entry holds."""
-        data = json.loads(stored.value) if isinstance(stored.value, bytes) else {}
-        return cls(**{**data, "ticket": Ticket(**data["ticket"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """The producer's side of a key: to be published when `created`, else the handle of the run that has the key.
-
-    `lost` is the record of the dead attempt that this publish brings back, if it does.
-    """
-
-    created: bool
-    ticket: Ticket
-    version: int
-    record: Record
-    lost: Record | None = None
-
-
-class Verdict(Enum):
-    """What a worker does with a message whose run has a key."""
-
-    RUN = "run the body"
-    REPLAY = "return the stored result"
-    BUSY = "another attempt is live: come back later"
-    DONE = "the run has ended: do nothing"
-    STALE = "the key belongs to another run now: do nothing"
-    POISON = "it was begun too often: fail"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Who claims: one execution in one process of one worker. `epoch` orders it in the run's history."""
-
-    execution: str
-    lease: Lease
-    pid: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The worker's side of a key. `lost` is the record of the dead attempt that was passed over, if there was one."""
-
-    verdict: Verdict
-    record: Record
-    version: int
-    lost: Record | None = None
 
 
 class Idempotency:
@@ -283,9 +196,43 @@ class Idempotency:
         """Record that the attempt ended without an outcome: whoever comes next may take the run up at once."""
         self._settle(claim, replace(claim.record, state=RESERVED, abandoned=True), ended=False)
 
-    def get(self, scope: str, key: str) -> Record | None:
-        """Return the record of a key, or None."""
-        stored = self._store.get(pack(IDEMPOTENCY, scope, key))
+    # -- people and tools ------------------------------------------------------------------------------------------
+
+    def get(self, key: str, *, task: str | None = None) -> KeyRecord | None:
+        """Return what is known of a key, or None when it is free.
+
+        Args:
+            key: The idempotency key.
+            task: The name of the task it was used for; None for a key of scope "app".
+        """
+        record = self.record(APP_SCOPE if task is None else scope_of("task", task), key)
+        if record is None:
+            return None
+        ticket = record.ticket
+        return KeyRecord(ticket.key, ticket.task, ticket.task_id, record.state, record.deliveries, ticket.fingerprint)
+
+    def reset(self, key: str, *, task: str | None = None) -> bool:
+        """Free a key whatever its run does, for the next call; return False when it was free.
+
+        A message of its run that is still with the broker then does nothing, and an attempt that is in the body goes on
+        but is not recorded under the key. For a run whose message is known to be gone, as after a purge of its queue.
+        """
+        scope = APP_SCOPE if task is None else scope_of("task", task)
+        stored = self._store.get(pack(IDEMPOTENCY, scope, check_key(key)))
+        for _ in range(ROUNDS):
+            if stored is None:
+                return False
+            record = Record.load(stored)
+            freed = replace(record, state=FAILED, ticket=replace(record.ticket, on_failure="release"), result=None)
+            result = self._write(freed, stored.version, ttl=record.ticket.ttl)
+            if result.applied:
+                return True
+            stored = result.entry
+        raise VersionConflict(f"the idempotency key {key!r} was changed by others {ROUNDS} times at once", key=key)
+
+    def record(self, scope: str, key: str) -> Record | None:
+        """Return the record of a key as it is stored, or None."""
+        stored = self._store.get(pack(IDEMPOTENCY, scope, check_key(key)))
         return None if stored is None else Record.load(stored)
 
     # -- inside ----------------------------------------------------------------------------------------------------

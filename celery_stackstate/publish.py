@@ -20,7 +20,7 @@ from celery_stackstate import facts
 from celery_stackstate.errors import ConfigurationError, DuplicateRun, StoreUnavailable
 from celery_stackstate.fingerprint import bind_arguments, fingerprint
 from celery_stackstate.header import HEADER, read_ticket
-from celery_stackstate.idempotency import Record, Reservation, Ticket
+from celery_stackstate.key_record import Record, Reservation, Ticket
 from celery_stackstate.keys import APP_SCOPE, check_key, scope_of, ttl_micros
 from celery_stackstate.records import LOST
 from celery_stackstate.stores.base import RunFacts

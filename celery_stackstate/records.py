@@ -49,6 +49,21 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is known of an idempotency key.
+
+    `state` is RESERVED, PUBLISHED, RUNNING, RETRYING, SUCCEEDED or FAILED; `deliveries` is how often its run was begun.
+    """
+
+    key: str
+    task: str
+    run_id: str
+    state: str
+    deliveries: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """One page of a listing; `next` is the `after=` of the following page, None on the last."""
 

@@ -16,7 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("version", "errors", "records"),
     ("stores",),
     ("codec", "keys", "surely", "fingerprint", "payload", "renewal", "facts"),
-    ("locks", "liveness", "attempt", "history"),
+    ("locks", "liveness", "key_record", "attempt", "history"),
     ("state", "idempotency", "runs", "browse", "recorder", "timeline"),
     ("attached", "config", "header", "result"),
     ("publish",),

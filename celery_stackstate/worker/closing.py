@@ -53,7 +53,7 @@ def close_from_parent(task: Any, run_id: str, status: str, details: Mapping[str,
 
     def close() -> None:
         if task.record_runs:
-            _close_attempt(extension, task.name, run_id, status, worker=worker, epoch=epoch, details=details)
+            _close_attempt(extension, task.name, run_id, status, worker=worker, pid=pid, epoch=epoch, details=details)
         if ticket is not None and ticket.task_id == run_id and status != RETRY:
             extension.idempotency.close(ticket, lease=leases.of_this_worker(worker), pid=pid)
 
@@ -67,19 +67,29 @@ def _close_attempt(
     status: str,
     *,
     worker: str | None,
+    pid: int,
     epoch: int,
     details: Mapping[str, Any],
 ) -> None:
     found = extension.runs_store.run(run_id)
-    start = _open_attempt(found[1], worker) if found else None
+    events = found[1] if found else []
+    begun = _begun_here(events, worker, pid)
+    ended = {event.execution for event in events if event.name in ENDINGS - {"interrupted", "lost"}}
+    start = next((event for event in reversed(begun) if event.execution not in ended), None)
+    told = {event.execution for event in events if event.name == status.lower()}
+    if start is None and pid and any(event.execution in told for event in begun):
+        return  # Celery says some endings twice
     began = json.loads(start.data) if start else {}
+    execution = start.execution if start else None
+    if execution is None and pid:  # its process died before it could say that it had begun
+        execution, details = f"unseen-{epoch}", {**details, "worker": worker, "pid": pid}
     extension.recorder.record(
         facts.ended(
             run_id,
             RunFacts(task=task),
             began.get("epoch") or epoch or next_epoch(),
             status,
-            execution=start.execution if start else None,
+            execution=execution,
             worker=worker,
             retries=began.get("retries", 0),
             waited=began.get("wait"),
@@ -90,12 +100,11 @@ def _close_attempt(
     )
 
 
-def _open_attempt(events: list[StoredEvent], worker: str | None) -> StoredEvent | None:
-    """Return the start of the newest attempt on this worker that has not ended, but for having been interrupted."""
-    ended = {event.execution for event in events if event.name in ENDINGS - {"interrupted", "lost"}}
-    for event in reversed(events):
-        if event.name != "started" or event.execution in ended:
-            continue
-        if worker is None or json.loads(event.data).get("worker") == worker:
-            return event
-    return None
+def _begun_here(events: list[StoredEvent], worker: str | None, pid: int) -> list[StoredEvent]:
+    """Return the starts of the attempts on this worker, of those in the process `pid` when that is known."""
+    starts = [(event, json.loads(event.data)) for event in events if event.name == "started"]
+    return [
+        event
+        for event, data in starts
+        if (worker is None or data.get("worker") == worker) and (not pid or data.get("pid") == pid)
+    ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celery_stackstate.attempt import OpenAttempt
 from celery_stackstate.errors import StoreUnavailable
 from celery_stackstate.facts import Stamp
-from celery_stackstate.idempotency import FAILED, Claim, Ticket
+from celery_stackstate.key_record import FAILED, Claim, Ticket
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState

@@ -11,7 +11,7 @@ from kombu.utils import json as kombu_json
 
 from celery_stackstate import publish
 from celery_stackstate.errors import StoreUnavailable, TooManyDeliveries
-from celery_stackstate.idempotency import Attempt, Claim, Verdict
+from celery_stackstate.key_record import Attempt, Claim, Verdict
 from celery_stackstate.worker import leases
 from celery_stackstate.worker.execution import Execution
 from celery_stackstate.worker.requeue import Postponed, postponement, publish_again

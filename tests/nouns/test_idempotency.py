@@ -11,7 +11,8 @@ import pytest
 
 from celery_stackstate import liveness
 from celery_stackstate.errors import IdempotencyConflict
-from celery_stackstate.idempotency import Attempt, Claim, Idempotency, Reservation, Verdict
+from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_record import Attempt, Claim, Reservation, Verdict
 from celery_stackstate.liveness import Lease
 from celery_stackstate.stores.base import Store
 
@@ -255,3 +256,29 @@ def test_closing_ends_a_run_once_and_only_the_keys_own(keys: Idempotency) -> Non
     assert fresh.created
     keys.close(claim.record.ticket, lease=HERE, pid=1)
     assert not reserve(keys).created
+
+
+def test_a_key_is_told_and_can_be_reset_whatever_its_run_does(keys: Idempotency) -> None:
+    assert keys.get(KEY, task="pay") is None
+    assert not keys.reset(KEY, task="pay")
+    claim = begun(keys)
+    ticket = claim.record.ticket
+    known = keys.get(KEY, task="pay")
+    assert known is not None
+    assert (known.key, known.task, known.run_id, known.state) == (KEY, "pay", ticket.task_id, "RUNNING")
+    assert keys.get(KEY) is None
+    assert keys.reset(KEY, task="pay")
+    assert keys.claim(ticket, attempt()).verdict is Verdict.DONE
+    fresh = reserve(keys, fingerprint="b" * 64)
+    assert fresh.created
+    assert keys.claim(ticket, attempt()).verdict is Verdict.STALE
+    assert keys.claim(fresh.ticket, attempt()).verdict is Verdict.RUN
+    assert keys.succeed(claim, "1") is None
+
+
+def test_a_kept_failure_can_be_reset(keys: Idempotency) -> None:
+    claim = begun(keys, on_failure="keep")
+    keys.fail(claim)
+    assert not reserve(keys, on_failure="keep").created
+    assert keys.reset(KEY, task="pay")
+    assert reserve(keys, on_failure="keep").created

@@ -14,7 +14,7 @@ from celery import Celery
 from pytest_celery import CeleryTestWorker
 
 from celery_stackstate import Run, StackState
-from celery_stackstate.idempotency import Record
+from celery_stackstate.key_record import Record
 from tests.nodes import ROOT
 from tests.waiting import wait_for
 
@@ -69,7 +69,7 @@ def push(app: Celery, message: Any) -> None:
 
 def record(app: Celery, key: str, task: str | None) -> Record | None:
     """Return the record of an idempotency key of a task, or (None) of the scope of the whole app."""
-    return StackState.of(app).idempotency.get("" if task is None else f"task:{task}", key)
+    return StackState.of(app).idempotency.record("" if task is None else f"task:{task}", key)
 
 
 def key_state(app: Celery, key: str, task: str | None) -> str:

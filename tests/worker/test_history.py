@@ -263,13 +263,15 @@ def test_a_killed_childs_attempt_is_closed_by_the_parent(
     assert messages_of(app, result.id) == ["last words"]
 
 
-def test_a_child_killed_at_once_leaves_a_failed_run(
+def test_a_child_killed_at_once_leaves_a_failed_run_and_its_attempt(
     celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
 ) -> None:
     result = tasks.slow.delay(30)
-    os.kill(wait_for_note(app, "slow")["pid"], signal.SIGKILL)
+    pid = wait_for_note(app, "slow")["pid"]
+    os.kill(pid, signal.SIGKILL)
     run = run_of(app, result.id, status="FAILURE", timeout=15, node=celery_worker)
     assert "WorkerLostError" in str(run.error)
+    assert [(one.status, one.pid) for one in run.attempts] == [("FAILURE", pid)]
 
 
 def test_time_limits_are_failures(celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType) -> None:
