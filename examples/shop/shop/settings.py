@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("SHOP_DATA", BASE_DIR / "data")).resolve()  # demo.py gives a temporary folder
+DATA = Path(os.environ.get("SHOP_DATA") or BASE_DIR / "data").resolve()  # demo.py gives a temporary folder
 MESSAGES = DATA / "broker" / "messages"
 MESSAGES.mkdir(parents=True, exist_ok=True)
 
@@ -12,6 +12,7 @@ SECRET_KEY = os.environ.get("SHOP_SECRET_KEY", "only for trying the shop out")
 DEBUG = True
 ROOT_URLCONF = "shop.urls"
 STATIC_URL = "static/"
+TIME_ZONE = "UTC"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
