@@ -1,6 +1,7 @@
-"""An app whose tasks end in every way there is, for the history to tell."""
+"""An app whose tasks end in every way there is, for the history to tell.
 
-from __future__ import annotations
+Without postponed annotations: Celery 5.5 does not resolve them for pydantic=True.
+"""
 
 import json
 import logging
