@@ -164,3 +164,13 @@ def test_a_keyed_publish_on_the_unset_default_warns_once(tmp_path: Path) -> None
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert run.stderr.count("stackstate_url is not set") == 1
     assert str(tmp_path / "stackstate.sqlite3") in run.stderr
+
+
+def test_the_name_of_the_app_may_stand_among_djangos_settings() -> None:
+    class Django:
+        STACKSTATE_APP = "proj.celery:app"
+        CELERY_STACKSTATE_URL = "memory://"
+
+    app = Celery("a", set_as_current=False)
+    app.config_from_object(Django, namespace="CELERY")
+    assert read_settings(app).url == "memory://"

@@ -65,6 +65,7 @@ DATABASES = {
 # -- Celery: a folder as the broker, so that the example needs no server. A real shop has Redis or RabbitMQ here. ------
 
 CELERY_BROKER_URL = "filesystem://"
+CELERY_BROKER_TRANSPORT = "shop.broker:Transport"
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "data_folder_in": str(MESSAGES),
     "data_folder_out": str(MESSAGES),
