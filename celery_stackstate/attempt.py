@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from celery_stackstate import facts
 from celery_stackstate.facts import Retention, now_micros
-from celery_stackstate.payload import Redactor
+from celery_stackstate.payload import Redactor, printable
 from celery_stackstate.records import FAILURE, STARTED
 from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite, StoredEvent, StoredLog
 
@@ -52,7 +52,7 @@ class OpenAttempt:
         self.ended = self._skipped = False
         self.waited = max(0, self.started - max(origin.queued_at or self.started, origin.eta or 0))
         self._redactor, self._keep, self._log_lines = redactor, keep, log_lines
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a finalizer that runs in here may log
         self._logged = self._noted = self._unlogged = 0
         self._logs: list[StoredLog] = []
         self._progress: StoredEvent | None = None
@@ -80,6 +80,7 @@ class OpenAttempt:
 
     def log(self, *, at: int, level: int, logger: str, message: str) -> None:
         """Add a log line, redacted; beyond the limit lines are only counted."""
+        text = self._redactor.text(message) if self._logged < self._log_lines else ""
         with self._mutex:
             if self._skipped:
                 return
@@ -87,8 +88,7 @@ class OpenAttempt:
                 self._unlogged += 1
                 return
             self._logged += 1
-            text = self._redactor.text(message)
-            self._logs.append(StoredLog(self.execution, self._logged, at, level, logger, text))
+            self._logs.append(StoredLog(self.execution, self._logged, at, level, printable(logger), text))
 
     def note(self, name: str, data: Mapping[str, Any]) -> None:
         """Add an event of the task's own to the timeline; beyond 500 of one attempt they are dropped."""
@@ -97,7 +97,9 @@ class OpenAttempt:
             self._noted += 1
             if self._noted <= MAX_EVENTS:
                 uid = f"note:{self.execution}:{self._noted}"
-                self._events.append(facts.event(uid, name, execution=self.execution, custom=True, data=shown))
+                self._events.append(
+                    facts.event(uid, printable(name), execution=self.execution, custom=True, data=shown)
+                )
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Say how far it is. Only the latest is kept until the next write, so a call per item is cheap."""

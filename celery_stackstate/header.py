@@ -18,13 +18,13 @@ HEADER = "stackstate"
 def read_ticket(header: Any) -> Ticket | None:
     """Return the ticket that our header carries, or None."""
     carried = header.get("ticket") if isinstance(header, Mapping) else None
-    return Ticket(**carried) if carried else None
+    return Ticket.load(carried) if carried else None
 
 
 def read_stamp(header: Any) -> Stamp | None:
     """Return the stamp that our header carries, or None."""
     carried = header.get("stamp") if isinstance(header, Mapping) else None
-    return Stamp(**carried) if carried else None
+    return Stamp(**{name: carried[name] for name in Stamp.__slots__ if name in carried}) if carried else None
 
 
 def stamp_headers(headers: dict[str, Any], ticket: Ticket | None, *, after_epoch: int) -> None:

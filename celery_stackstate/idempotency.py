@@ -37,6 +37,8 @@ from celery_stackstate.surely import put_surely
 
 NAMESPACE = UUID("6f1d6c5e-1f0e-5d0c-9a67-3c1a5b7c7a10")
 ROUNDS = 20
+#: Microseconds by which the clocks of producers and the store may differ.
+EXPIRY_MARGIN = 60_000_000
 
 
 class Idempotency:
@@ -50,14 +52,24 @@ class Idempotency:
 
     # -- producer --------------------------------------------------------------------------------------------------
 
-    def reserve(self, *, scope: str, key: str, task: str, fingerprint: str, on_failure: str, ttl: float) -> Reservation:
+    def reserve(
+        self,
+        *,
+        scope: str,
+        key: str,
+        task: str,
+        fingerprint: str,
+        on_failure: str,
+        ttl: float,
+        expires: int | None = None,
+    ) -> Reservation:
         """Take the key for a run that is about to be published, or find the run that has it.
 
         Raises:
             IdempotencyConflict: The key belongs to a run with another fingerprint.
             StoreUnavailable: The store did not answer; nothing was published.
         """
-        ask = Ticket(scope, key, 0, "", task, fingerprint, on_failure, ttl)
+        ask = Ticket(scope, key, 0, "", task, fingerprint, on_failure, ttl, expires)
         token = uuid4().hex
         wanted = Record(RESERVED, self._next_generation(ask, 0), token)
         result, lost = self._write(wanted, Expect.ABSENT), None
@@ -80,6 +92,8 @@ class Idempotency:
     def _successor(self, record: Record, stored: StoredEntry, ask: Ticket, token: str) -> Record | None:
         """Return the record to put in place of `record`, or None when the key is taken."""
         if record.state == FAILED and record.ticket.on_failure == "release":
+            return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
+        if _expired(record, stored):
             return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
         if record.ticket.fingerprint != ask.fingerprint:
             raise _conflict(record, ask)
@@ -114,8 +128,10 @@ class Idempotency:
         stored = self._store.get(ticket.store_key)
         for _ in range(ROUNDS):
             record = Record(PUBLISHED, ticket, "") if stored is None else Record.load(stored)
-            if record.ticket.generation < ticket.generation:  # the store forgot the newer reservation
-                record = Record(PUBLISHED, ticket, "")
+            if stored is not None and record.ticket.generation < ticket.generation:
+                if record.state == RUNNING and self._is_live(record, stored):
+                    return Claim(Verdict.BUSY, record, stored.version)
+                record = Record(PUBLISHED, ticket, "")  # the store forgot the newer reservation
             verdict, lost = self._judge(record, stored, ticket, attempt)
             if verdict is not Verdict.RUN:
                 return Claim(verdict, record, 0 if stored is None else stored.version, lost)
@@ -176,14 +192,30 @@ class Idempotency:
             lease: Of the worker that says so.
             pid: The process in which it ended; 0 for a run that had not begun.
         """
+        for _ in range(ROUNDS):
+            stored = self._store.get(ticket.store_key)
+            if stored is None:
+                return
+            record = Record.load(stored)
+            if record.ticket.generation != ticket.generation or record.state in (SUCCEEDED, FAILED):
+                return
+            claim = Claim(Verdict.RUN, record, stored.version)
+            if self._ended_with(record, stored, lease, pid):
+                if self.fail(claim) is not None:
+                    return
+            elif pid and record.state in (RESERVED, PUBLISHED, RETRYING) and not record.abandoned:
+                # The process died before it claimed the run. If another message is out, the two meet at the claim.
+                if self._settle(claim, replace(record, state=RESERVED, abandoned=True), ended=False) is not None:
+                    return
+            else:
+                return
+
+    def disclaim(self, ticket: Ticket, attempt: Attempt) -> None:
+        """Give a run back whose claim may have been written although its answer never came."""
         stored = self._store.get(ticket.store_key)
-        if stored is None:
-            return
-        record = Record.load(stored)
-        if record.ticket.generation != ticket.generation or record.state in (SUCCEEDED, FAILED):
-            return
-        if self._ended_with(record, stored, lease, pid):
-            self.fail(Claim(Verdict.RUN, record, stored.version))
+        record = None if stored is None else Record.load(stored)
+        if stored is not None and record is not None and record.state == RUNNING and record.token == attempt.execution:
+            self.interrupted(Claim(Verdict.RUN, record, stored.version))
 
     def _ended_with(self, record: Record, stored: StoredEntry, lease: Lease, pid: int) -> bool:
         """Return whether nobody goes on with the run: not another live attempt, nor a message published since."""
@@ -257,6 +289,12 @@ class Idempotency:
         generation = max(previous + 1, time.time_ns() // 1000)
         name = json.dumps([self._prefix, ask.scope, ask.key, generation])
         return replace(ask, generation=generation, task_id=str(uuid5(NAMESPACE, name)))
+
+
+def _expired(record: Record, stored: StoredEntry) -> bool:
+    """Return whether the run's message had expired before a worker began it; a broker may drop it without a word."""
+    expires = record.ticket.expires
+    return record.state in (PUBLISHED, RETRYING) and expires is not None and stored.now > expires + EXPIRY_MARGIN
 
 
 def _conflict(record: Record, ask: Ticket) -> IdempotencyConflict:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
+from typing import Any
 
 from celery_stackstate.keys import IDEMPOTENCY, pack
 from celery_stackstate.liveness import Lease
@@ -30,6 +32,12 @@ class Ticket:
     fingerprint: str
     on_failure: str
     ttl: float
+    expires: int | None = None
+
+    @classmethod
+    def load(cls, data: Mapping[str, Any]) -> Ticket:
+        """Return the ticket that `data` holds; what a newer version added is left out."""
+        return cls(**{name: data[name] for name in cls.__slots__ if name in data})
 
     @property
     def store_key(self) -> bytes:
@@ -64,7 +72,8 @@ class Record:
     def load(cls, stored: StoredEntry) -> Record:
         """Return the record that an entry holds."""
         data = json.loads(stored.value) if isinstance(stored.value, bytes) else {}
-        return cls(**{**data, "ticket": Ticket(**data["ticket"])})
+        known = {name: data[name] for name in cls.__slots__ if name in data}
+        return cls(**{**known, "ticket": Ticket.load(data["ticket"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ class Lock:
             return found
         self._fence = self._version = found.version
         self._lost = False
-        self._deadline = sent + self.ttl
+        self._deadline = _deadline(sent, found)
         self._hold_until = None if self._max_hold is None else sent + self._max_hold
         return None
 
@@ -173,7 +173,14 @@ class Lock:
 
     def _remove(self, version: int) -> bool:
         try:
-            return self._store.remove(self._key, expect=version) is not None
+            if self._store.remove(self._key, expect=version) is not None:
+                return True
+            found = self._store.get(self._key)  # a renewal may have been written whose answer was lost
+            return (
+                found is not None
+                and self._is_mine(found)
+                and self._store.remove(self._key, expect=found.version) is not None
+            )
         except StoreUnavailable as error:
             logger.warning("The lock %r could not be released, it lapses within %g s: %s", self.name, self.ttl, error)
             return True
@@ -187,7 +194,7 @@ class Lock:
         if found is None or not self._is_mine(found):
             self._lost = True
             return False
-        self._version, self._deadline = found.version, sent + self.ttl
+        self._version, self._deadline = found.version, _deadline(sent, found)
         return True
 
     def _put(self, value: bytes, expect: Expect | int) -> StoredEntry | None:
@@ -245,6 +252,11 @@ class Lock:
         if self._owner.busy is not None and self._on_busy != "raise":
             self._owner.busy(error, self._on_busy)
         raise error
+
+
+def _deadline(sent: float, found: StoredEntry) -> float:
+    """Return when, on the local monotonic clock, an entry that was asked for at `sent` lapses at the earliest."""
+    return sent if found.expires is None else sent + (found.expires - found.now) / 1_000_000
 
 
 def lock_info(store: Store, key: bytes, name: str) -> LockInfo | None:

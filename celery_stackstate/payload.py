@@ -55,10 +55,11 @@ class Redactor:
         lowered = str(name).lower().replace("-", "_")
         return any(word in lowered for word in self._words)
 
-    def text(self, text: str) -> str:
-        """Return at most 16,384 characters of `text`, with sensitive assignments and card numbers replaced."""
-        text = text[:MAX_TEXT] + "…" if len(text) > MAX_TEXT else text
-        text = text.encode("utf-8", "replace").decode().replace("\0", "\\x00")
+    def text(self, text: str, *, tail: bool = False) -> str:
+        """Return at most 16,384 characters of `text`, or of its end, without sensitive values and card numbers."""
+        if len(text) > MAX_TEXT:
+            text = "…\n" + text[-MAX_TEXT:].partition("\n")[2] if tail else text[:MAX_TEXT] + "…"
+        text = printable(text)
         if self._assignment is not None:
             text = self._assignment.sub(lambda found: found.group(1) + REDACTED, text)
         return _CARD.sub(lambda found: REDACTED if _luhn(found.group()) else found.group(), text)
@@ -117,6 +118,11 @@ class Redactor:
             return self.text(repr(value))
         except Exception as error:  # a repr of the project's own that fails
             return f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
+
+
+def printable(text: str) -> str:
+    """Return `text` as something that every store takes: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\\x00")
 
 
 def _luhn(text: str) -> bool:

@@ -13,16 +13,17 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
 from celery_stackstate import facts
 from celery_stackstate.errors import ConfigurationError, DuplicateRun, StoreUnavailable
+from celery_stackstate.facts import now_micros
 from celery_stackstate.fingerprint import bind_arguments, fingerprint
 from celery_stackstate.header import HEADER, read_ticket
 from celery_stackstate.key_record import Record, Reservation, Ticket
 from celery_stackstate.keys import APP_SCOPE, check_key, scope_of, ttl_micros
-from celery_stackstate.records import LOST
+from celery_stackstate.records import LOST, micros_of
 from celery_stackstate.stores.base import RunFacts
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Publication:
     ticket: Ticket | None = None
     after_epoch: int = 0
     queue: str | None = None
+    stamped: bool = False
 
 
 class HeldKey(Protocol):
@@ -108,23 +110,25 @@ def send(
     task = options.get("task_type") or extension.app._tasks.get(name)
     carried = _carried_ticket(options)
     _refuse_keys_further_on(options)
+    publication = Publication(extension, task, carried)
 
-    def publish(ticket: Ticket | None, after_epoch: int = 0) -> Any:
-        with _publishing(Publication(extension, task, ticket, after_epoch)):
+    def publish() -> Any:
+        with _publishing(publication):
             return original(name, args, kwargs, *rest, **options)
 
     if carried is not None:
-        return _publish_carried(carried, lambda: publish(carried))
+        return _publish_carried(carried, publish)
     if ours.idempotency_key is None:
-        return publish(None)
-    _refuse_what_a_key_cannot_do(name, options)
+        return publish()
+    _refuse_what_a_key_cannot_do(extension, name, task, options)
     extension.warn_about_default_store()
-    reservation = _reserve(extension, ours, name, task, args or (), kwargs or {})
+    reservation = _reserve(extension, ours, name, task, args or (), kwargs or {}, options)
     if not reservation.created:
         return _duplicate(extension, reservation, task, ours.on_duplicate, options)
     options["task_id"] = reservation.ticket.task_id
-    after_epoch = _note_lost(extension, reservation) if reservation.lost else 0
-    result = _publish_reserved(extension, reservation, lambda: publish(reservation.ticket, after_epoch))
+    publication.ticket = reservation.ticket
+    publication.after_epoch = _note_lost(extension, reservation)
+    result = _publish_reserved(publication, reservation, publish)
     result.created = True
     return result
 
@@ -152,9 +156,13 @@ def take_options(options: Mapping[str, Any]) -> tuple[KeyOptions, dict[str, Any]
     return KeyOptions(**mine), rest
 
 
-def _refuse_what_a_key_cannot_do(name: str, options: Mapping[str, Any]) -> None:
+def _refuse_what_a_key_cannot_do(extension: StackState, name: str, task: Any, options: Mapping[str, Any]) -> None:
     if name.startswith("celery."):
         raise ConfigurationError(f"idempotency_key cannot be used with {name}, which runs other tasks; key those tasks")
+    if task is not None and not hasattr(task, "record_runs"):
+        raise ConfigurationError(f"idempotency_key needs {name} to be a StateTask, for a worker to keep its promise")
+    if extension.app.conf.task_protocol != 2:
+        raise ConfigurationError("idempotency_key needs task_protocol 2, whose messages have headers")
     for option in CANVAS_OPTIONS:
         if options.get(option):
             raise ConfigurationError(
@@ -166,11 +174,11 @@ def _refuse_what_a_key_cannot_do(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _refuse_keys_further_on(options: Mapping[str, Any]) -> None:
-    """Refuse a canvas whose later parts hold a key before its first part is out, not in the worker."""
-    if any(_holds_key(options.get(name)) for name in ("chain", "chord")):
+    """Refuse a key on what follows before the first part is out: in the worker it would fail a task that is done."""
+    if any(_holds_key(options.get(name)) for name in ("chain", "chord", "link", "link_error")):
         raise ConfigurationError(
-            "idempotency_key cannot be given to a member of a canvas: its id is fixed when the canvas is published. "
-            "Start the canvas from a task that has a key"
+            "idempotency_key cannot be given to a member of a canvas, nor to a link: its id is fixed before it is "
+            "published. Start the canvas from a task that has a key"
         )
 
 
@@ -186,7 +194,13 @@ def _holds_key(part: Any) -> bool:
 
 
 def _reserve(
-    extension: StackState, ours: KeyOptions, name: str, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    extension: StackState,
+    ours: KeyOptions,
+    name: str,
+    task: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> Reservation:
     arguments = bind_arguments(None if task is None else task.run, args, kwargs)
     ttl = ours.idempotency_ttl
@@ -198,21 +212,23 @@ def _reserve(
         fingerprint=fingerprint(name, arguments, kombu_json.dumps),
         on_failure=ours.idempotency_on_failure,
         ttl=extension.settings.idempotency_ttl if micros is None else micros / 1_000_000,
+        expires=_expiry_micros(options.get("expires")),
     )
 
 
-def _publish_reserved(extension: StackState, reservation: Reservation, publish: Callable[[], Any]) -> Any:
-    keys = extension.idempotency
+def _expiry_micros(expires: Any) -> int | None:
+    if isinstance(expires, (int, float)):
+        return now_micros() + round(expires * 1_000_000)
+    return micros_of(expires)
+
+
+def _publish_reserved(publication: Publication, reservation: Reservation, publish: Callable[[], Any]) -> Any:
+    keys = publication.extension.idempotency
     try:
         result = publish()
-    except (OperationalError, OSError):
-        _quietly(keys.abandon, reservation)
-        raise
-    except Exception:
-        _quietly(keys.release, reservation)
-        raise
-    except BaseException:
-        _quietly(keys.abandon, reservation)
+    except BaseException as error:
+        never_sent = isinstance(error, EncodeError) or not publication.stamped
+        _quietly(keys.release if never_sent else keys.abandon, reservation)
         raise
     _quietly(keys.confirm, reservation)
     return result
@@ -289,7 +305,11 @@ def _publishing(publication: Publication) -> Iterator[None]:
 
 
 def _carried_ticket(options: Mapping[str, Any]) -> Ticket | None:
-    """Return the ticket of a message that continues a run: a retry, or a copy that was sent again."""
+    """Return the ticket of a message that goes on with a run: a retry, a copy sent again, or what replaces the task."""
     carried = (options.get("headers") or {}).get(HEADER)
     ticket = read_ticket(carried)
-    return ticket if ticket is not None and ticket.task_id == options.get("task_id") else None
+    held = held_key.get()
+    for known in (ticket, held.ticket if held is not None else None):
+        if known is not None and known.task_id == options.get("task_id"):
+            return known
+    return None

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from celery_stackstate.attempt import OpenAttempt
-from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores.base import RunWrite, Store
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ TICK = 0.1
 LIVE_PAUSE = 1.0
 MAX_WAITING = 10_000
 BATCH = 200
+#: What passes by itself, or when somebody mends a password: worth trying again.
+DOWN = (StoreUnavailable, ConfigurationError)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 _recorders: WeakSet[Recorder] = WeakSet()
@@ -43,10 +45,10 @@ class Recorder:
         self._waiting: deque[RunWrite] = deque()
         self._chores: deque[Callable[[], None]] = deque()
         self._live: dict[str, tuple[OpenAttempt, float]] = {}
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a finalizer that runs in here may log
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed_until = 0.0
+        self._closed_until = self._chores_after = 0.0
         self._pause = 0.0
 
     # -- what signal receivers call --------------------------------------------------------------------------------
@@ -139,25 +141,34 @@ class Recorder:
         return False
 
     def _do_chores(self) -> None:
-        while self._chores and time.monotonic() >= self._closed_until:
-            chore = self._chores.popleft()
+        """Do what is to be done, in order; the history's breaker is not theirs, its store may be another one."""
+        while self._chores and time.monotonic() >= self._chores_after:
+            try:
+                chore = self._chores.popleft()
+            except IndexError:  # the thread and a flush at once
+                return
             try:
                 chore()
-            except StoreUnavailable as error:
+            except DOWN as error:
                 self._chores.appendleft(chore)
-                self._open_breaker(error)
+                self._chores_after = time.monotonic() + FIRST_PAUSE
+                logger.debug("What is to be done in the store waits: %s", error)
+            except Exception:
+                logger.exception("What was to be done in the store failed")
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 
     def _append(self, writes: list[RunWrite]) -> bool:
         try:
             self._store.append(writes)
-        except StoreUnavailable as error:
+        except DOWN as error:
             self._open_breaker(error)
             return False
-        except Exception:  # a recorder's failure is never the task's, and trying again would not help
-            self.unrecorded += len(writes)
-            logger.exception("%d facts of the run history were not recorded", len(writes))
+        except Exception:  # a recorder's failure is never the task's; one bad fact does not take the others along
+            if len(writes) > 1:
+                return all([self._append([write]) for write in writes])
+            self.unrecorded += 1
+            logger.exception("A fact of the run %s was not recorded", writes[0].run_id)
             return True
         if self._pause:
             logger.warning("The run history is written again; %d facts were not recorded", self.unrecorded)

@@ -37,6 +37,18 @@ def to_micros(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+def micros_of(moment: Any) -> int | None:
+    """Return an ISO time or a datetime, as messages carry them, as microseconds; None for anything else."""
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if not isinstance(moment, datetime):
+        return None
+    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One key of the state, as stored."""

@@ -8,8 +8,6 @@ import threading
 import time
 from typing import Protocol
 
-from celery_stackstate.errors import StoreUnavailable
-
 logger = logging.getLogger(__name__)
 
 
@@ -70,8 +68,8 @@ class Renewer:
                 return
             try:
                 go_on = lock.renewable() and lock.renew()
-            except StoreUnavailable as error:
-                logger.warning("The lock %r could not be renewed, trying again: %s", lock.name, error)
+            except Exception as error:  # whatever it is, the other locks need their thread
+                logger.warning("The lock %r could not be renewed, trying again: %r", lock.name, error)
                 go_on = True
             if go_on:
                 self._held[id(lock)] = (lock, time.monotonic() + lock.ttl / 3)

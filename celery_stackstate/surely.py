@@ -37,4 +37,7 @@ def put_surely(
     found = store.get(key)
     if found is not None and mine(found):
         return PutResult(True, found)
-    return store.put(key, value, expect=expect, ttl=ttl, linger=linger)
+    result = store.put(key, value, expect=expect, ttl=ttl, linger=linger)
+    if not result.applied and result.entry is not None and mine(result.entry):
+        return PutResult(True, result.entry)  # the first one arrived behind the look
+    return result

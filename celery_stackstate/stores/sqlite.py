@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from celery_stackstate.errors import ConfigurationError, StackStateError, StoreUnavailable
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores import rules
 from celery_stackstate.stores.sql import SCHEMA, SCHEMA_VERSION, Execute, Row, SQLStore
 
@@ -209,8 +209,8 @@ class SQLiteStore(SQLStore):
                 def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
                     return connection.execute(sql, parameters).fetchall()
 
-                connection.execute("BEGIN IMMEDIATE")
                 try:
+                    connection.execute("BEGIN IMMEDIATE")
                     yield execute
                     committing = True
                     connection.execute("COMMIT")
@@ -221,7 +221,9 @@ class SQLiteStore(SQLStore):
         except sqlite3.Error as error:
             raise self._explained(error, maybe_applied=committing) from error
 
-    def _explained(self, error: sqlite3.Error, *, maybe_applied: bool) -> StackStateError:
+    def _explained(self, error: sqlite3.Error, *, maybe_applied: bool) -> Exception:
+        if isinstance(error, (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)):
+            return ValueError(f"SQLite cannot store this: {error}")
         text = str(error)
         if "not a database" in text or "malformed" in text:
             return ConfigurationError(

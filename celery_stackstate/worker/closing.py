@@ -54,9 +54,10 @@ def close_from_parent(task: Any, run_id: str, status: str, details: Mapping[str,
     def close() -> None:
         if task.record_runs:
             _close_attempt(extension, task.name, run_id, status, worker=worker, pid=pid, epoch=epoch, details=details)
-        if ticket is not None and ticket.task_id == run_id and status != RETRY:
-            extension.idempotency.close(ticket, lease=leases.of_this_worker(worker), pid=pid)
 
+    if ticket is not None and ticket.task_id == run_id and status != RETRY:
+        keys, lease = extension.idempotency, leases.of_this_worker(worker)
+        extension.recorder.later(lambda: keys.close(ticket, lease=lease, pid=pid))
     extension.recorder.later(close)
 
 

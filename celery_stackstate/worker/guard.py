@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.utils import json as kombu_json
 
 from celery_stackstate import publish
-from celery_stackstate.errors import StoreUnavailable, TooManyDeliveries
-from celery_stackstate.key_record import Attempt, Claim, Verdict
-from celery_stackstate.worker import leases
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable, TooManyDeliveries
+from celery_stackstate.key_record import RETRYING, RUNNING, Attempt, Claim, Verdict
+from celery_stackstate.liveness import Lease
 from celery_stackstate.worker.execution import Execution
 from celery_stackstate.worker.requeue import Postponed, postponement, publish_again
 
@@ -27,7 +27,7 @@ def run_guarded(task: Any, execution: Execution, args: Sequence[Any], kwargs: Ma
         return _run(task, args, kwargs)
     claim = _claim(task, execution)
     if claim is None:
-        return _run(task, args, kwargs)
+        return _run_unguarded(task, execution, args, kwargs)
     if claim.lost is not None:
         publish.record_lost(execution.extension, claim.lost)
     if claim.verdict is not Verdict.RUN:
@@ -46,24 +46,55 @@ def _run(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 def _claim(task: Any, execution: Execution) -> Claim | None:
     """Claim the run; None means that it is to be run without the promise, since the store is down."""
-    attempt = execution.attempt
-    lease = leases.of_this_worker(task.request.hostname)
+    keys, attempt = execution.extension.idempotency, _attempt_of(execution)
     try:
-        return execution.extension.idempotency.claim(
-            execution.ticket, Attempt(attempt.execution, lease, attempt.origin.pid, attempt.epoch)
-        )
-    except StoreUnavailable as error:
+        return keys.claim(execution.ticket, attempt)
+    except (StoreUnavailable, ConfigurationError) as error:
+        execution.extension.recorder.later(lambda: keys.disclaim(execution.ticket, attempt))
         if execution.extension.settings.claim_outage == "run":
             logger.warning("%s[%s] runs without its key's promise: %s", task.name, task.request.id, error)
-            attempt.note("unguarded", {"reason": str(error)})
+            execution.attempt.note("unguarded", {"reason": str(error)})
             return None
         raise _come_back(task, execution, 10.0, f"the key could not be claimed: {error}") from error
+
+
+def _attempt_of(execution: Execution) -> Attempt:
+    attempt = execution.attempt
+    lease = Lease(attempt.origin.worker, attempt.origin.boot)
+    return Attempt(attempt.execution, lease, attempt.origin.pid, attempt.epoch)
+
+
+def _run_unguarded(task: Any, execution: Execution, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Run the body without a claim, and record the outcome under the key when the store is back."""
+    keys, attempt = execution.extension.idempotency, _attempt_of(execution)
+
+    def settle(state: Callable[[Claim], Claim | None]) -> Callable[[], None]:
+        def later() -> None:
+            claim = keys.claim(execution.ticket, attempt)
+            if claim.verdict is Verdict.RUN:
+                state(claim)
+
+        return later
+
+    try:
+        result = _run(task, args, kwargs)
+    except Retry:
+        raise
+    except Exception:
+        execution.settled = True
+        execution.extension.recorder.later(settle(keys.fail))
+        raise
+    execution.settled = True
+    kept = _checkpoint(task, result)
+    execution.extension.recorder.later(settle(lambda claim: keys.succeed(claim, kept)))
+    return result
 
 
 def _instead(task: Any, execution: Execution, claim: Claim) -> Any:
     """Do what a delivery calls for whose body must not be run."""
     if claim.verdict is Verdict.REPLAY:
         execution.skip("replayed", reason="the run had succeeded; this delivery got its stored result")
+        execution.claim = claim
         return kombu_json.loads(claim.record.result)
     if claim.verdict is Verdict.BUSY:
         raise _come_back(task, execution, execution.extension.settings.worker_lease, "another attempt is running it")
@@ -80,8 +111,8 @@ def _instead(task: Any, execution: Execution, claim: Claim) -> Any:
 
 
 def _come_back(task: Any, execution: Execution, retry_after: float, reason: str) -> Ignore:
-    execution.skip("postponed", reason=reason)
     publish_again(task, task.request, postponement(task.request, retry_after))
+    execution.skip("postponed", reason=reason)
     return Ignore(reason)
 
 
@@ -90,11 +121,17 @@ def _run_claimed(task: Any, execution: Execution, args: Sequence[Any], kwargs: M
     try:
         result = _run(task, args, kwargs)
     except Retry:
-        raise  # the key went with the message that was published
+        if execution.claim is not None and execution.claim.record.state == RUNNING:
+            execution.interrupted()  # raised by hand: no message was published
+        raise
     except Reject as rejection:
         (execution.interrupted if rejection.requeue else execution.fail)()
         raise
-    except Exception:  # Ignore is one: the run is over, and has no result to replay
+    except Ignore:
+        if execution.claim is not None and execution.claim.record.state != RETRYING:  # replace() passes the key on
+            execution.fail()
+        raise
+    except Exception:
         execution.fail()
         raise
     except BaseException:

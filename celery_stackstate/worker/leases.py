@@ -81,23 +81,25 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def _loop(self, worker: Any) -> None:
         pause = self.extension.settings.worker_lease / 3
-        purge_at = time.monotonic()
-        while not self._stopped.wait(pause):
-            self._renew(worker)
+        purge_at, renewed = time.monotonic(), True
+        while not self._stopped.wait(pause if renewed else min(pause, 1.0)):
+            renewed = self._renew(worker)
             if time.monotonic() >= purge_at:
                 purge_at = time.monotonic() + PURGE_PAUSE
                 _purge(self.extension)
 
-    def _renew(self, worker: Any) -> None:
+    def _renew(self, worker: Any) -> bool:
         try:
             seconds = self.extension.settings.worker_lease
             self._renewed = liveness.renew(
                 self.extension.store, self._lease, seconds=seconds, pids=_pids(worker.pool), before=self._renewed
             )
+            return True
         except StoreUnavailable as error:
             logger.warning("The worker's lease could not be renewed, trying again: %s", error)
         except Exception:
             logger.exception("The worker's lease could not be renewed, trying again")
+        return False
 
 
 def _purge(extension: StackState) -> None:
@@ -114,7 +116,7 @@ def _purge(extension: StackState) -> None:
 def _pids(pool: Any) -> Iterable[int]:
     """Return the processes in which attempts run: the pool's children, or this one."""
     processes = getattr(getattr(pool, "_pool", None), "_pool", None)
-    pids = [process.pid for process in processes or () if getattr(process, "pid", None)]
+    pids = [process.pid for process in list(processes or ()) if getattr(process, "pid", None)]
     return pids or [os.getpid()]
 
 

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_stackstate.facts import Stamp
 from celery_stackstate.fingerprint import signature
-from celery_stackstate.records import to_micros
+from celery_stackstate.records import micros_of
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
-
-MAX_TRACEBACK = 32_768
-
-
-def micros(moment: Any) -> int | None:
-    """Return an ISO time or a datetime, as messages carry them, as microseconds; None for anything else."""
-    if isinstance(moment, str):
-        try:
-            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-        except ValueError:
-            return None
-    if not isinstance(moment, datetime):
-        return None
-    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
 
 
 def request_details(
     extension: StackState, task: Any, headers: Mapping[str, Any], body: Any, stamp: Stamp
 ) -> dict[str, Any]:
     """Return what a publisher's event holds; a message that goes on with a run repeats the arguments, its event not."""
-    details: dict[str, Any] = {"publisher": stamp.publisher, "expires": micros(headers.get("expires"))}
+    details: dict[str, Any] = {"publisher": stamp.publisher, "expires": micros_of(headers.get("expires"))}
     if headers.get("retries") or stamp.waits:
         return details
     args, kwargs = body[:2] if isinstance(body, (list, tuple)) and len(body) >= 2 else ((), {})
@@ -58,7 +43,7 @@ def error_details(extension: StackState, error: Any, einfo: Any, traceback: Any)
     return {
         "error_type": type(error).__name__ if isinstance(error, BaseException) else "Error",
         "error": redact(str(error))[:2000],
-        "traceback": None if text is None else redact(str(text)[-MAX_TRACEBACK:]),
+        "traceback": None if text is None else redact(str(text), tail=True),
     }
 
 

@@ -19,7 +19,7 @@ from celery_stackstate.attached import all_extensions, extension_of
 from celery_stackstate.attempt import OpenAttempt, Origin
 from celery_stackstate.facts import Stamp, next_epoch
 from celery_stackstate.header import HEADER, read_stamp, read_ticket, stamp_headers
-from celery_stackstate.records import FAILURE, IGNORED, LOST, REJECTED, RETRY, REVOKED, SUCCESS
+from celery_stackstate.records import FAILURE, IGNORED, LOST, REJECTED, RETRY, REVOKED, SUCCESS, micros_of
 from celery_stackstate.stores.base import RunFacts
 from celery_stackstate.worker import leases, payloads
 from celery_stackstate.worker.closing import close_from_parent, watch
@@ -65,7 +65,11 @@ def before_publish(headers: dict[str, Any] | None = None, declare: Any = None, *
     publication = publish.current()
     if publication is None or headers is None or "id" not in headers:
         return
-    stamp_headers(headers, publication.ticket, after_epoch=publication.after_epoch)
+    ticket = publication.ticket
+    if ticket is not None and ticket.task_id != str(headers["id"]):
+        return  # the message of somebody else, published on the way
+    stamp_headers(headers, ticket, after_epoch=publication.after_epoch)
+    publication.stamped = True
     publication.queue = declare[0].name if declare else signal.get("routing_key")
 
 
@@ -85,11 +89,11 @@ def after_publish(
     details = payloads.request_details(extension, publication.task, headers, body, stamp)
     extension.recorder.record(
         facts.queued(
-            headers["id"],
+            str(headers["id"]),
             known,
             stamp,
             retries=headers.get("retries") or 0,
-            eta=payloads.micros(headers.get("eta")),
+            eta=micros_of(headers.get("eta")),
             data=details,
             keep=extension.settings.retention,
         )
@@ -137,7 +141,7 @@ def on_received(request: Any = None, **_: Any) -> None:
             stamp.epoch if stamp else next_epoch(),
             worker=request.hostname,
             retries=headers.get("retries") or 0,
-            eta=payloads.micros(headers.get("eta")),
+            eta=micros_of(headers.get("eta")),
             keep=extension.settings.retention,
         )
     )
@@ -186,7 +190,7 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
             retries=request.retries or 0,
             redelivered=bool(delivery.get("redelivered")),
             queued_at=stamp.at if stamp else None,
-            eta=payloads.micros(request.eta),
+            eta=micros_of(request.eta),
         ),
         redactor=extension.redactor,
         keep=extension.settings.retention,
@@ -216,7 +220,7 @@ def on_failure(
     sender: Any = None, task_id: str = "", exception: Any = None, traceback: Any = None, einfo: Any = None, **_: Any
 ) -> None:
     """Record the error: here, or on behalf of a child that can no longer say it itself."""
-    if not _is_ours(sender):
+    if not _is_ours(sender) or sender.request.is_eager:
         return
     execution = _execution(sender)
     details = payloads.error_details(_extension(sender), exception, einfo, traceback)
@@ -253,6 +257,10 @@ def on_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
         execution.attempt.end(LOST, name="interrupted", error_type="Interrupted", error="the attempt did not end")
     elif state in STATES:
         execution.attempt.end(STATES[state])
+        if state == states.IGNORED:
+            execution.close_unclaimed()
+    elif state in (SUCCESS, FAILURE):
+        execution.attempt.end(state)  # where a hook of the task kept Celery from saying so
     if execution.recorded:
         execution.extension.recorder.finish(execution.attempt)
 
