@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -160,8 +161,9 @@ def test_a_keyed_publish_on_the_unset_default_warns_once(tmp_path: Path) -> None
         "def pay(): pass\n"
     )
     script = "import shop; [shop.pay.apply_async(idempotency_key=key) for key in 'aab']"
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    command, root = [sys.executable, "-c", script], str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
     assert run.stderr.count("stackstate_url is not set") == 1
     assert str(tmp_path / "stackstate.sqlite3") in run.stderr
 

@@ -277,3 +277,38 @@ def test_plain_celery_options_still_work(queueing: Celery) -> None:
     assert run is not None
     assert (result.id, run.queue, run.status) == ("mine", "other", "QUEUED")
     assert run.eta is not None
+
+
+def test_a_key_needs_a_task_and_a_protocol_that_can_keep_its_promise(queueing: Celery) -> None:
+    plain = Celery("mixed", broker="memory://", set_as_current=False)
+    plain.conf.stackstate_url = "memory://"
+    StackState(plain)
+    with pytest.raises(ConfigurationError, match="StateTask"):
+        plain.task(name="add", shared=False)(add).apply_async((1,), idempotency_key="k")
+    task = queueing.task(name="add", shared=False)(add)
+    queueing.conf.task_protocol = 1
+    with pytest.raises(ConfigurationError, match="task_protocol"):
+        task.apply_async((1,), idempotency_key="k")
+
+
+def test_a_key_on_a_link_is_refused_before_the_task_is_out(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    for name in ("link", "link_error"):
+        with pytest.raises(ConfigurationError, match="link"):
+            task.apply_async((1,), **{name: task.s(2).set(idempotency_key="k")})
+    assert StackState.of(queueing).runs.list().items == ()
+
+
+def test_an_eager_failure_is_not_recorded(app: Celery) -> None:
+    task = app.task(name="add", shared=False)(add)
+    assert task.delay("x").failed()
+    assert StackState.of(app).runs.list().items == ()
+
+
+def test_a_task_id_that_is_no_text_is_recorded_as_one(queueing: Celery) -> None:
+    import uuid
+
+    task = queueing.task(name="add", shared=False)(add)
+    run_id = uuid.uuid4()
+    task.apply_async((1,), task_id=run_id)
+    assert StackState.of(queueing).runs.get(str(run_id)) is not None

@@ -259,7 +259,7 @@ def on_postrun(task: Any = None, state: str | None = None, **_: Any) -> None:
         execution.attempt.end(STATES[state])
         if state == states.IGNORED:
             execution.close_unclaimed()
-    elif state in (SUCCESS, FAILURE):
+    elif state in (SUCCESS, FAILURE) and not execution.attempt.ended:
         execution.attempt.end(state)  # where a hook of the task kept Celery from saying so
     if execution.recorded:
         execution.extension.recorder.finish(execution.attempt)

@@ -47,6 +47,46 @@ def own_record(self: Task, key: str) -> dict[str, Any]:
     return {"state": record.state, "pid": record.pid == os.getpid(), "worker": record.worker}
 
 
+class Hooked(StateTask):
+    """A task class whose hook ends the run before its body."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Refuse what is negative, and ignore zero."""
+        if args[0] < 0:
+            raise ValueError("negative")
+        if args[0] == 0:
+            raise Ignore("zero")
+
+
+@app.task(base=Hooked)
+def hooked(amount: int) -> int:
+    """Return what passed the hook."""
+    return amount
+
+
+@app.task(bind=True)
+def replacing(self: Task, seconds: float) -> Any:
+    """Let another task go on under the same id."""
+    raise self.replace(slow_part.si(seconds))
+
+
+@app.task
+def slow_part(seconds: float) -> str:
+    """Take a while."""
+    note(app, "slow_part")
+    time.sleep(seconds)
+    return "replaced"
+
+
+@app.task(bind=True)
+def retry_with_headers(self: Task) -> str:
+    """Retry with headers of one's own, which take the place of ours."""
+    note(app, "retry_with_headers")
+    if self.request.retries == 0:
+        raise self.retry(countdown=0, headers={"tenant": "acme"})
+    return "done"
+
+
 class Flaky(Exception):
     """What goes away when it is tried again."""
 

@@ -752,3 +752,37 @@ class TestOverRedis:
         assert messages(app) == []
         store_server.start()
         assert tasks.charge.apply_async((5,), idempotency_key="k").created
+
+
+@pytest.mark.worker(broker="redis")
+@pytest.mark.parametrize("amount", [-1, 0])
+def test_a_run_that_a_hook_ends_before_its_body_leaves_the_key_usable(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType, amount: int
+) -> None:
+    first = tasks.hooked.apply_async((amount,), idempotency_key="k")
+    settled(app, "k", tasks.hooked.name, "FAILED", celery_worker)
+    again = tasks.hooked.apply_async((amount,), idempotency_key="k")
+    assert again.created
+    assert again.id != first.id
+
+
+@pytest.mark.worker(broker="redis")
+def test_what_replaces_a_task_keeps_its_key(celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType) -> None:
+    first = tasks.replacing.apply_async((1.0,), idempotency_key="k")
+    wait_for_note(app, "slow_part", node=celery_worker)
+    again = tasks.replacing.apply_async((1.0,), idempotency_key="k")
+    assert (again.id, again.created) == (first.id, False)
+    assert first.get(timeout=10) == "replaced"
+    settled(app, "k", tasks.replacing.name, "SUCCEEDED", celery_worker)
+    assert len(notes(app, "slow_part")) == 1
+
+
+@pytest.mark.worker(broker="redis")
+def test_a_retry_with_headers_of_its_own_keeps_its_key(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    result = tasks.retry_with_headers.apply_async(idempotency_key="k")
+    assert result.get(timeout=10) == "done"
+    settled(app, "k", tasks.retry_with_headers.name, "SUCCEEDED", celery_worker)
+    assert not tasks.retry_with_headers.apply_async(idempotency_key="k").created
+    assert len(notes(app, "retry_with_headers")) == 2
