@@ -25,6 +25,10 @@ MAX_TEXT = 16_384
 _CARD = re.compile(r"(?<![\d.])[2-6](?:[ -]?\d){13,18}(?![\d.])")
 
 
+_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
+_NEVER = re.compile(r"(?!)()")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
     """A value as it may be recorded; a truncated one is a text beginning with what was there."""
@@ -33,22 +37,29 @@ class Snapshot:
     truncated: bool = False
 
 
+def _patterns(words: Sequence[str]) -> list[re.Pattern[str]]:
+    """Return patterns of what the words mark in a text; each keeps its first group.
+
+    They begin at the begin of a word only: tried at each letter, a long word takes time by the square of its length.
+    """
+    alternatives = "|".join(re.escape(word).replace("_", "[_-]?") for word in words)
+    name = rf"""(?<![\w-])(?=[\w-]*(?:{alternatives}))[\w-]+"""
+    scheme = r"(?:(?:bearer|basic|token|digest|apikey)\s+)?"
+    value = r"""(?:\\?"[^"\n]*"?|'[^'\n]*'?|[^\s,;&)}\]]+)"""
+    return [
+        re.compile(r"""(?im)((?<![\w-])(?:set-)?cookie\\?["']?\s*[:=]\s*)[^\n]+""") if "cookie" in words else _NEVER,
+        re.compile(rf"""(?i)({name}\\?["']?\s*[=:]\s*){scheme}{value}"""),
+        re.compile(rf"""(?i)(--(?=[\w-]*(?:{alternatives}))[\w-]+\s+)(?!-){value}"""),
+    ]
+
+
 class Redactor:
     """Replaces what the sensitive words mark, and numbers that pass as payment cards (Luhn)."""
 
     def __init__(self, words: Sequence[str], *, limit: int) -> None:
         self._limit = limit
         self._words = tuple(word.lower() for word in words)
-        alternatives = "|".join(re.escape(word).replace("_", "[_-]?") for word in self._words)
-        # name=value, name: value, "name": "value", and the scheme and value of `authorization: Bearer x`. It begins at
-        # the begin of a word only: tried at each letter, a long word takes time by the square of its length.
-        self._assignment = (
-            re.compile(
-                rf"""(?i)((?<![\w-])(?=[\w-]*(?:{alternatives}))[\w-]+["']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&)}}\]]+)"""
-            )
-            if self._words
-            else None
-        )
+        self._patterns = [_URL_PASSWORD, *(_patterns(self._words) if self._words else [])]
 
     def is_sensitive(self, name: Any) -> bool:
         """Return whether the value of something called `name` is not to be recorded."""
@@ -58,10 +69,10 @@ class Redactor:
     def text(self, text: str, *, tail: bool = False) -> str:
         """Return at most 16,384 characters of `text`, or of its end, without sensitive values and card numbers."""
         if len(text) > MAX_TEXT:
-            text = "…\n" + text[-MAX_TEXT:].partition("\n")[2] if tail else text[:MAX_TEXT] + "…"
+            text = "…\n" + (text[-MAX_TEXT:].partition("\n")[2] or text[-MAX_TEXT:]) if tail else text[:MAX_TEXT] + "…"
         text = printable(text)
-        if self._assignment is not None:
-            text = self._assignment.sub(lambda found: found.group(1) + REDACTED, text)
+        for pattern in self._patterns:
+            text = pattern.sub(lambda found: found.group(1) + REDACTED, text)
         return _CARD.sub(lambda found: REDACTED if _luhn(found.group()) else found.group(), text)
 
     def snapshot(self, value: Any) -> Snapshot:

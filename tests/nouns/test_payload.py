@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -35,12 +36,33 @@ def test_sensitive_names_lose_their_value_at_any_depth(redactor: Redactor, name:
         "Authorization: Bearer hunter2",
         "token:hunter2,",
         "GET /?user_token=hunter2&x=1",
+        "Authorization: Token hunter2",
+        "connecting to postgres://shop:hunter2@db/shop",
+        r'{"body": "{\"password\": \"hunter2\"}"}',
+        "Set-Cookie: a=1; other=hunter2; Path=/",
+        'password="hunter2 with blanks',
+        "mysql --password hunter2 --host db",
     ],
 )
 def test_sensitive_assignments_in_texts_lose_their_value(redactor: Redactor, text: str) -> None:
     shown = redactor.text(text)
     assert "hunter2" not in shown
     assert REDACTED in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["imported 300 rows", "https://example.com:8080/a?b=c", "ratio=0.5, name: value", "--verbose yes", "a: {'b': 'c'}"],
+)
+def test_everything_else_stays(redactor: Redactor, text: str) -> None:
+    assert redactor.text(text) == text
+
+
+@pytest.mark.parametrize("text", ["password" * 4000, "--token" * 4000, "a://" * 8000, "'\"=:" * 6000, "x:" * 9000])
+def test_no_text_takes_long(redactor: Redactor, text: str) -> None:
+    started = time.perf_counter()
+    redactor.text(text)
+    assert time.perf_counter() - started < 0.5
 
 
 def test_card_numbers_go_and_other_numbers_stay(redactor: Redactor) -> None:
