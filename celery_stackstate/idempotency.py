@@ -255,6 +255,8 @@ class Idempotency:
             if stored is None:
                 return False
             record = Record.load(stored)
+            if record.state == FAILED and record.ticket.on_failure == "release":
+                return False
             freed = replace(record, state=FAILED, ticket=replace(record.ticket, on_failure="release"), result=None)
             result = self._write(freed, stored.version, ttl=record.ticket.ttl)
             if result.applied:

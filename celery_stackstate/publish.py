@@ -142,7 +142,7 @@ def take_options(options: Mapping[str, Any]) -> tuple[KeyOptions, dict[str, Any]
     """
     mine = {name: options[name] for name in OPTION_NAMES if options.get(name) is not None}
     rest = {name: value for name, value in options.items() if name not in OPTION_NAMES}
-    unknown = [name for name in rest if name.startswith("idempotency_")]
+    unknown = [name for name in rest if name.startswith("idempot")]
     if unknown:  # Celery would take it for a property of the message, and nobody would miss the promise
         raise ConfigurationError(f"{unknown[0]} is not an option; there are {', '.join(OPTION_NAMES)}")
     for name, choices in _CHOICES.items():

@@ -157,6 +157,31 @@ def on_revoked(
         close_from_parent(sender, request.id, REVOKED, {"error_type": "Revoked", "error": reason}, context=request)
 
 
+@_safely
+def on_unknown(sender: Any = None, message: Any = None, name: str = "", id: str = "", **_: Any) -> None:
+    """Record that the worker threw a message away whose task it does not have, and close its key."""
+    extension = extension_of(sender.app)
+    carried = (message.headers or {}).get(HEADER)
+    ticket, stamp = read_ticket(carried), read_stamp(carried)
+    if extension is None or stamp is None:
+        return
+    error = f"the worker {sender.hostname} has no task {name!r}; does it import the module that defines it?"
+    extension.recorder.post(
+        facts.ended(
+            id,
+            facts_of(message.headers, stamp, queue=(message.delivery_info or {}).get("routing_key")),
+            stamp.epoch,
+            FAILURE,
+            worker=sender.hostname,
+            keep=extension.settings.retention,
+            data={"error_type": "NotRegistered", "error": error},
+        )
+    )
+    if ticket is not None:
+        keys, lease = extension.idempotency, leases.of_this_worker(sender.hostname)
+        extension.recorder.later(lambda: keys.close(ticket, lease=lease, pid=0))
+
+
 # -- the process that runs the body --------------------------------------------------------------------------------
 
 
@@ -292,6 +317,7 @@ RECEIVERS = {
     signals.after_task_publish: after_publish,
     signals.task_received: on_received,
     signals.task_revoked: on_revoked,
+    signals.task_unknown: on_unknown,
     signals.task_prerun: on_prerun,
     signals.task_success: on_success,
     signals.task_failure: on_failure,

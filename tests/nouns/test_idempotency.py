@@ -268,6 +268,7 @@ def test_a_key_is_told_and_can_be_reset_whatever_its_run_does(keys: Idempotency)
     assert (known.key, known.task, known.run_id, known.state) == (KEY, "pay", ticket.task_id, "RUNNING")
     assert keys.get(KEY) is None
     assert keys.reset(KEY, task="pay")
+    assert not keys.reset(KEY, task="pay")
     assert keys.claim(ticket, attempt()).verdict is Verdict.DONE
     fresh = reserve(keys, fingerprint="b" * 64)
     assert fresh.created

@@ -786,3 +786,15 @@ def test_a_retry_with_headers_of_its_own_keeps_its_key(
     settled(app, "k", tasks.retry_with_headers.name, "SUCCEEDED", celery_worker)
     assert not tasks.retry_with_headers.apply_async(idempotency_key="k").created
     assert len(notes(app, "retry_with_headers")) == 2
+
+
+@pytest.mark.worker(broker="redis")
+def test_a_task_that_the_worker_does_not_have_fails_and_leaves_the_key_usable(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    StackState(app)  # by name alone nothing attaches it
+    first = app.send_task("nobody.knows", (1,), idempotency_key="k")
+    run = run_of(app, first.id, status="FAILURE", node=celery_worker)
+    assert "has no task 'nobody.knows'" in str(run.error)
+    settled(app, "k", "nobody.knows", "FAILED", celery_worker)
+    assert app.send_task("nobody.knows", (1,), idempotency_key="k").created
