@@ -65,7 +65,7 @@ class Recorder:
         self._keep((write,))
 
     def later(self, chore: Callable[[], None]) -> None:
-        """Do `chore` in the background, again and again until it does not raise StoreUnavailable."""
+        """Do `chore` in the background, again and again while it raises StoreUnavailable or ConfigurationError."""
         with self._mutex:
             self._chores.append(chore)
             while len(self._chores) > MAX_WAITING:

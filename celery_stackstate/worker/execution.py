@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_stackstate.attempt import OpenAttempt
-from celery_stackstate.facts import Stamp
 from celery_stackstate.key_record import FAILED, Claim, Ticket
 from celery_stackstate.liveness import Lease
 
@@ -22,14 +21,11 @@ Settle = Callable[[Claim], "Claim | None"]
 class Execution:
     """What the extension knows of the execution that a request is about."""
 
-    __slots__ = ("attempt", "claim", "extension", "recorded", "settled", "skipped", "stamp", "ticket")
+    __slots__ = ("attempt", "claim", "extension", "recorded", "settled", "skipped", "ticket")
 
-    def __init__(
-        self, extension: StackState, attempt: OpenAttempt, *, stamp: Stamp | None, ticket: Ticket | None, recorded: bool
-    ) -> None:
+    def __init__(self, extension: StackState, attempt: OpenAttempt, *, ticket: Ticket | None, recorded: bool) -> None:
         self.extension = extension
         self.attempt = attempt
-        self.stamp = stamp
         self.ticket: Ticket = ticket  # type: ignore[assignment]  # None without a key; guarded code has one
         self.recorded = recorded
         self.claim: Claim | None = None

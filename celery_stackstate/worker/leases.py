@@ -63,7 +63,6 @@ class LeaseStep(bootsteps.StartStopStep):
         self._renew(worker)
         self._thread = threading.Thread(target=self._loop, args=(worker,), name="stackstate-lease", daemon=True)
         self._thread.start()
-
         signals.worker_shutdown.connect(
             self._on_shutdown, weak=False, dispatch_uid=f"stackstate-lease-{self._lease.boot}"
         )

@@ -222,7 +222,7 @@ def on_prerun(task_id: str, task: Any = None, args: Any = (), kwargs: Any = None
         log_lines=extension.settings.log_lines,
         payload=None if stamp else payloads.arguments(extension, task, args, kwargs or {}),
     )
-    execution = Execution(extension, attempt, stamp=stamp, ticket=ticket, recorded=is_recorded(task))
+    execution = Execution(extension, attempt, ticket=ticket, recorded=is_recorded(task))
     request._stackstate = execution
     if execution.recorded:
         extension.recorder.begin(attempt)
