@@ -8,15 +8,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
 
+from celery_stackstate import setting_checks as checks
 from celery_stackstate.errors import ConfigurationError
-from celery_stackstate.records import STATUSES
+from celery_stackstate.log_tail import LogLimits
+from celery_stackstate.records import FAILURE, LOST, STATUSES
 
 DEFAULT_URL = "sqlite:///stackstate.sqlite3"
 DEFAULT_REDACT = (
@@ -31,14 +33,20 @@ DEFAULT_REDACT = (
     "cookie",
 )
 DAY = 86_400.0
+#: Failures are looked for later than successes.
+DEFAULT_RETENTION: Mapping[str, float] = {FAILURE: 30 * DAY, LOST: 30 * DAY}
 
-_PREFIX = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_SECRET_LOGIN = re.compile(r"(?<=://)([^/?#:@]*):[^/?#]*@")
+_SECRET_OPTION = re.compile(r"(?<=[?&])(\w*(?:password|passwd|passfile|secret)\w*)=[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Every setting with its default. In the configuration each name is preceded by `stackstate_`."""
 
+    #: False makes the extension a pass-through: nothing is recorded, and publishing with a key is refused (or goes out
+    #: without the promise, by `publish_outage`). State that the project reads and writes itself goes on.
+    enabled: bool = True
     #: Where state, keys and runs are kept.
     url: str = DEFAULT_URL
     #: Where the run history is kept, when it is elsewhere.
@@ -53,30 +61,54 @@ class Settings:
     max_payload_bytes: int = 65_536
     #: Words that mark an argument, key or header whose value is not recorded.
     redact: tuple[str, ...] = DEFAULT_REDACT
+    #: A function, or its dotted path, that has the last word on what is recorded: it gets what a value is ("args",
+    #: "kwargs", "result", "event", "error" or "log") and the value, and returns what is recorded in its place.
+    redact_hook: Callable[[str, Any], Any] | None = None
+    #: A function, or its dotted path, that names who asks for what is published just now: a user, a request.
+    origin: Callable[[], str | None] | None = None
+    #: True records the runs of tasks without the base class, too.
+    record_all: bool = False
+    #: True records eager runs, too.
+    record_eager: bool = False
     #: Lowest level of log lines that are recorded.
     log_level: int = logging.INFO
-    #: Most log lines that are kept of one attempt; the rest is counted.
-    log_lines: int = 2_000
+    #: How much of a log is kept, the newest: `lines` and `bytes` of an attempt, `run_lines` of all attempts of a run.
+    log_limits: LogLimits = field(default_factory=LogLimits)
     #: Seconds for which a run is kept after its last change; a number for all, or a mapping by status.
-    run_retention: float | Mapping[str, float] = 7 * DAY
+    run_retention: float | Mapping[str, float] = field(default_factory=lambda: DEFAULT_RETENTION)
+    #: How many ended runs are kept, the newest; a number for each status that ends a run, or a mapping by status.
+    run_limits: int | Mapping[str, int] | None = None
     #: Seconds after its last sign of life that a worker counts as dead.
     worker_lease: float = 30.0
     #: Seconds after which a publish that was never confirmed is taken over by the next call with its key.
     publish_lease: float = 30.0
     #: Seconds for which a key is kept after its run ended.
     idempotency_ttl: float = DAY
+    #: Seconds after its publishing (or ETA) at which a run that no worker began counts as lost: the next call with its
+    #: key publishes it again, under its id.
+    start_deadline: float = DAY
     #: How many times the body of a keyed run may be begun by deliveries of one request (its retries not counted).
     max_deliveries: int = 10
-    #: What happens when a keyed run is to start and the store is down: "requeue" it, or "run" it without the promise.
+    #: What happens when a keyed run is to start and the store is down, or its worker is switched off: "requeue" it, or
+    #: "run" it without the promise.
     claim_outage: str = "requeue"
-    #: Longest time in seconds that a run waits for a busy lock or a live copy of itself before it fails.
+    #: What happens to a keyed publish when the store is down: "raise", or "publish" and let the worker decide; or where
+    #: the extension is switched off: "raise", or "publish" it without the promise.
+    publish_outage: str = "raise"
+    #: Longest time in seconds that a run waits for a busy lock, a live copy of itself or the run it follows.
     lock_wait_max: float = DAY
 
     def retention(self, status: str) -> float:
         """Return the seconds for which a run of `status` is kept."""
         if isinstance(self.run_retention, Mapping):
-            return self.run_retention.get(status, 7 * DAY)
+            return self.run_retention.get(status, DEFAULT_RETENTION.get(status, 7 * DAY))
         return self.run_retention
+
+    def most_runs(self) -> dict[str, int]:
+        """Return how many runs are kept of each status that has such a limit."""
+        if isinstance(self.run_limits, Mapping):
+            return dict(self.run_limits)
+        return {} if self.run_limits is None else dict.fromkeys(checks.ENDED, self.run_limits)
 
     @property
     def longest_retention(self) -> float:
@@ -119,9 +151,8 @@ def resolve_url(url: str, app: Celery) -> str:
 
 
 def hide_password(url: str) -> str:
-    """Return `url` with its password, if it has one, replaced by stars."""
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":***@", 1)
+    """Return `url` with every password in it, also those among its options, replaced by stars."""
+    return _SECRET_OPTION.sub(r"\1=***", _SECRET_LOGIN.sub(r"\1:***@", url))
 
 
 def _base_directory(app: Celery) -> Path:
@@ -165,94 +196,29 @@ def _unknown(name: str, known: set[str]) -> str:
     return f"stackstate_{name} is not a setting of celery-stackstate; {hint}"
 
 
-# -- checks, one per kind of value ---------------------------------------------------------------------------------
-
-
-def _fail(setting: str, value: Any, wanted: str) -> ConfigurationError:
-    return ConfigurationError(f"{setting} must be {wanted}, not {value!r:.80}")
-
-
-def _url(setting: str, value: Any) -> Any:
-    if not isinstance(value, str) or ":" not in value:
-        raise _fail(setting, value, "a store URL such as redis://localhost:6379/2")
-    return value
-
-
-def _optional_url(setting: str, value: Any) -> Any:
-    return None if value is None else _url(setting, value)
-
-
-def _prefix(setting: str, value: Any) -> Any:
-    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
-        raise _fail(setting, value, "at most 64 letters, digits, '_', '.' or '-'")
-    return value
-
-
-def _number(least: float, unit: str) -> Callable[[str, Any], Any]:
-    def check(setting: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < 1e10:
-            raise _fail(setting, value, f"a number of {unit}, at least {least:g}")
-        return float(value)
-
-    return check
-
-
-def _integer(least: int, unit: str) -> Callable[[str, Any], Any]:
-    def check(setting: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise _fail(setting, value, f"a whole number of {unit}, at least {least}")
-        return value
-
-    return check
-
-
-def _words(setting: str, value: Any) -> Any:
-    if isinstance(value, str) or not all(isinstance(word, str) and word for word in value):
-        raise _fail(setting, value, "a list of words")
-    return tuple(value)
-
-
-def _level(setting: str, value: Any) -> Any:
-    level = logging.getLevelName(value.upper()) if isinstance(value, str) else value
-    if isinstance(level, bool) or not isinstance(level, int):
-        raise _fail(setting, value, "a logging level such as 'INFO'")
-    return level
-
-
-def _retention(setting: str, value: Any) -> Any:
-    seconds = _number(1, "seconds")
-    if not isinstance(value, Mapping):
-        return seconds(setting, value)
-    for status in value:
-        if status not in STATUSES:
-            raise ConfigurationError(f"{setting} names the status {status!r}; there are {', '.join(STATUSES)}")
-    return {status: seconds(f"{setting}[{status!r}]", number) for status, number in value.items()}
-
-
-def _choice(*choices: str) -> Callable[[str, Any], Any]:
-    def check(setting: str, value: Any) -> Any:
-        if value not in choices:
-            raise _fail(setting, value, " or ".join(map(repr, choices)))
-        return value
-
-    return check
-
-
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "url": _url,
-    "runs_url": _optional_url,
-    "prefix": _prefix,
-    "store_timeout": _number(0.1, "seconds"),
-    "max_value_bytes": _integer(1, "bytes"),
-    "max_payload_bytes": _integer(0, "bytes"),
-    "redact": _words,
-    "log_level": _level,
-    "log_lines": _integer(0, "lines"),
-    "run_retention": _retention,
-    "worker_lease": _number(1, "seconds"),
-    "publish_lease": _number(1, "seconds"),
-    "idempotency_ttl": _number(1, "seconds"),
-    "max_deliveries": _integer(1, "deliveries"),
-    "claim_outage": _choice("requeue", "run"),
-    "lock_wait_max": _number(1, "seconds"),
+    "enabled": checks.flag,
+    "url": checks.url,
+    "runs_url": checks.optional_url,
+    "prefix": checks.prefix,
+    "store_timeout": checks.number(0.1, "seconds"),
+    "max_value_bytes": checks.integer(1, "bytes"),
+    "max_payload_bytes": checks.integer(0, "bytes"),
+    "redact": checks.words,
+    "log_level": checks.level,
+    "redact_hook": checks.function,
+    "origin": checks.function,
+    "record_all": checks.flag,
+    "record_eager": checks.flag,
+    "log_limits": checks.log_limits,
+    "run_retention": checks.retention,
+    "run_limits": checks.limits,
+    "worker_lease": checks.number(1, "seconds"),
+    "publish_lease": checks.number(1, "seconds"),
+    "idempotency_ttl": checks.number(1, "seconds"),
+    "start_deadline": checks.number(1, "seconds"),
+    "max_deliveries": checks.integer(1, "deliveries"),
+    "claim_outage": checks.choice("requeue", "run"),
+    "publish_outage": checks.choice("raise", "publish"),
+    "lock_wait_max": checks.number(1, "seconds"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery.contrib.django.task import DjangoTask
 
 from celery_stackstate.task import StateTask
@@ -12,3 +14,11 @@ class DjangoStateTask(StateTask, DjangoTask):
     `delay_on_commit` and `apply_async_on_commit` publish when the database transaction is committed."""
 
     abstract = True
+
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Call `delay` when the transaction is committed: at once outside of one, never after a rollback."""
+        super().delay_on_commit(*args, **kwargs)
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Call `apply_async`, whose options it takes, when the transaction is committed."""
+        super().apply_async_on_commit(*args, **kwargs)

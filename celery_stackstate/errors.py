@@ -25,6 +25,10 @@ class ConfigurationError(StackStateError, ValueError):
     """A `stackstate_*` setting, a store URL or a task option is wrong."""
 
 
+class NewerFormat(ConfigurationError):
+    """What is stored was written by a newer celery-stackstate in a format that this one does not know: upgrade."""
+
+
 class InvalidKey(StackStateError, ValueError):
     """A key must be a non-empty string of at most 1,024 UTF-8 bytes, with no control characters or outer blanks."""
 
@@ -35,6 +39,22 @@ class InvalidExpiry(StackStateError, ValueError):
 
 class NotInARun(StackStateError, RuntimeError):
     """This needs a running task: there is no run here."""
+
+
+class InTransaction(StackStateError, RuntimeError):
+    """This cannot be done inside a database transaction: nobody else would see it before the commit."""
+
+
+class WrongType(StackStateError, TypeError):
+    """The stored value does not fit the type that was asked for."""
+
+    path: str = "value"
+
+
+class StepConflict(StackStateError, ValueError):
+    """The name of the step was used for something else in this run."""
+
+    name: str = ""
 
 
 class NotSerializable(StackStateError, TypeError):
@@ -79,6 +99,7 @@ class LockLost(StackStateError):
 class Throttled(StackStateError):
     """The pace limit is reached."""
 
+    name: str = ""
     retry_after: float = 0.0
 
 
@@ -98,10 +119,21 @@ class DuplicateRun(StackStateError):
     task_id: str = ""
 
 
+class LeaderFailed(StackStateError):
+    """The run that has the idempotency key did not bring the result that this one was to adopt."""
+
+    key: str = ""
+    task_id: str = ""
+
+
 class TooManyDeliveries(StackStateError):
     """The run was begun `stackstate_max_deliveries` times and each time its worker died."""
 
     task_id: str = ""
+
+
+class NotRepeatable(StackStateError):
+    """Nothing was kept of the run from which it could be run again."""
 
 
 class StoreUnavailable(StackStateError):

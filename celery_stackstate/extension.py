@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import logging
 import os
 import sys
 import threading
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 from celery import Celery
 from celery._state import _get_active_apps
+from celery.result import AsyncResult
 
-from celery_stackstate import publish
+from celery_stackstate import beat, liveness, signals
 from celery_stackstate.attached import all_extensions, extension_of, remember
 from celery_stackstate.browse import Browser
 from celery_stackstate.config import DEFAULT_URL, Settings, hide_password, read_settings, resolve_url
 from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.idempotency import Idempotency
-from celery_stackstate.locks import LockOwner
 from celery_stackstate.payload import Redactor
+from celery_stackstate.publishing import canvas, receivers, repeat
+from celery_stackstate.publishing import send as publish
+from celery_stackstate.receiving import INTERRUPTS
 from celery_stackstate.recorder import Recorder
+from celery_stackstate.records import Worker
+from celery_stackstate.retention import purge
 from celery_stackstate.runs import Runs
-from celery_stackstate.state import RunContext, State
+from celery_stackstate.scoped import RunContext
+from celery_stackstate.state import State
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
-from celery_stackstate.worker import leases, logs, signals
+from celery_stackstate.tallies import Tallies
+from celery_stackstate.worker import leases, logs
+from celery_stackstate.worker import signals as receiving
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +53,32 @@ class StackState:
     process needs that only sends tasks by name. Attaching twice gives the same object. Nothing is read before use.
     """
 
-    app: Celery
-    _warned = False
+    app: Celery[Any]
+    #: How many requests for a run were suppressed of which its history does not know yet, by run and reason.
+    suppressed: Counter[tuple[str, str]]
+    _warnings: set[str]
 
-    def __new__(cls, app: Celery) -> StackState:
+    def __new__(cls, app: Celery[Any]) -> StackState:
         with _attaching:
             existing = extension_of(app)
             if existing is None:
                 existing = super().__new__(cls)
-                existing.app = app
+                existing.app, existing.suppressed, existing._warnings = app, Counter(), set()
                 remember(existing)
                 publish.attach(existing)
                 leases.attach(existing)
-                signals.connect()
+                receivers.connect()
+                receiving.connect()
                 logs.connect()
+                beat.connect()
+                canvas.attach()
             return existing
 
     def __repr__(self) -> str:
         return f"<StackState of {self.app.main!r}>"
 
     @classmethod
-    def of(cls, app: Celery) -> StackState:
+    def of(cls, app: Celery[Any]) -> StackState:
         """Return the extension of `app`, attaching it when need be."""
         return cls(app._get_current_object() if hasattr(app, "_get_current_object") else app)
 
@@ -94,6 +112,14 @@ class StackState:
         """The validated `stackstate_*` settings of the app."""
         return read_settings(self.app)
 
+    @property
+    def enabled(self) -> bool:
+        """Whether the extension does anything of itself. Wrong settings switch nothing off: who needs them says so."""
+        try:
+            return self.settings.enabled
+        except ConfigurationError:
+            return True
+
     @cached_property
     def store(self) -> Store:
         """The store of state and keys."""
@@ -107,7 +133,7 @@ class StackState:
     @property
     def state(self) -> State:
         """The app-wide state, as `self.state` gives it inside a task."""
-        return self.state_for(RunContext(LockOwner.of_process(), run_ttl=self.settings.longest_retention))
+        return self.state_for(RunContext(run_ttl=self.settings.longest_retention))
 
     @cached_property
     def browser(self) -> Browser:
@@ -117,17 +143,30 @@ class StackState:
     @cached_property
     def runs(self) -> Runs:
         """The run history."""
-        return Runs(self.runs_store)
+        return Runs(self.runs_store, most=self.settings.most_runs(), settle=self._settle)
+
+    def _settle(self) -> None:
+        """Write what this process has still to say of runs, if it ever said anything."""
+        if "recorder" in self.__dict__:
+            self.recorder.settle()
+
+    @cached_property
+    def tallies(self) -> Tallies:
+        """The counts of the runs, as workers keep them."""
+        return Tallies(self.runs_store)
 
     @cached_property
     def recorder(self) -> Recorder:
         """What writes the run history."""
-        return Recorder(self.runs_store)
+        return Recorder(self.runs_store, partial(signals.tell, self), interrupts=INTERRUPTS)
 
     @cached_property
     def redactor(self) -> Redactor:
         """What decides how much of a payload may be recorded."""
-        return Redactor(self.settings.redact, limit=self.settings.max_payload_bytes)
+        settings = self.settings
+        return Redactor(
+            settings.redact, limit=settings.max_payload_bytes, hook=settings.redact_hook, interrupts=INTERRUPTS
+        )
 
     @cached_property
     def idempotency(self) -> Idempotency:
@@ -138,11 +177,81 @@ class StackState:
             prefix=settings.prefix,
             publish_lease=settings.publish_lease,
             max_deliveries=settings.max_deliveries,
+            start_deadline=settings.start_deadline,
         )
 
     def state_for(self, context: RunContext) -> State:
         """Return the app-wide state as seen from `context`."""
         return State(self.store, context, limit=self.settings.max_value_bytes)
+
+    def joining(self, session: Any) -> AbstractContextManager[None]:
+        """Let state, counters and keyed publishing join the transaction of a SQLAlchemy session, inside of the block.
+
+        What is published with a key is reserved in that transaction and goes out after its commit, never after a
+        rollback. Locks are refused inside; the history is written apart.
+
+        Args:
+            session: A `Session` or `scoped_session` on the database of the store.
+
+        Raises:
+            ConfigurationError: The store is not in a SQL database of a URL, or the session is not on the same one.
+        """
+        return self.store.joining(session)
+
+    def rerun(self, run_id: str, **options: Any) -> AsyncResult:
+        """Publish what the run `run_id` was asked for once more, as a run of its own that is linked to it.
+
+        It gets no idempotency key, and no part in the group or chord of the old one; what was linked to or chained
+        behind the old one follows this one, too.
+
+        Args:
+            run_id: The run to repeat.
+            options: Those of `send_task`, such as `queue` or `connection`, over those that it was sent with.
+
+        Raises:
+            NotRepeatable: What it was asked for was not kept: its task lacks `keep_payload = True`.
+            StoreUnavailable: The store cannot be reached now.
+        """
+        return repeat.repeat(self, run_id, options)
+
+    def repeatable(self, *run_ids: str) -> frozenset[str]:
+        """Return those of the runs that `rerun` can repeat.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached now.
+        """
+        return repeat.repeatable(self, run_ids)
+
+    def forget(self, *run_ids: str) -> int:
+        """Delete runs with all that the history and `keep_payload` kept of them; return how many there were.
+
+        What is still to happen to a run that has not ended is recorded again.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached now.
+        """
+        repeat.forget(self, run_ids)
+        return self.runs.delete(*run_ids)
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Return the workers that live, and those that died a short while ago, by hostname and start.
+
+        One that has stopped in peace is not among them.
+
+        Raises:
+            StoreUnavailable: The store cannot be reached now.
+        """
+        return liveness.workers(self.store)
+
+    def purge(self, *, limit: int = 10_000) -> int:
+        """Delete up to about `limit` ended entries and runs beyond their retention; return how many.
+
+        Workers do it by themselves; `celery_stackstate.beat.PURGE` is a beat entry for when none is to.
+        """
+        done = self.runs.purge(limit=limit)
+        if self.runs_store is not self.store:
+            done += purge(self.store, {}, limit=limit)
+        return done
 
     def check(self) -> list[str]:
         """Connect to the stores and return warnings about promises they may not keep.
@@ -154,32 +263,95 @@ class StackState:
         stores = [self.store] if self.runs_store is self.store else [self.store, self.runs_store]
         return [warning for store in stores for warning in store.check()]
 
+    def install(self) -> list[tuple[str, str]]:
+        """Create or upgrade the tables that the stores need; return each place with what was done there, if anything.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or the account may not make tables.
+            StoreUnavailable: A store cannot be reached now.
+        """
+        places = [(self.where(), self.store)]
+        if self.runs_store is not self.store:
+            places.append((self.where_runs(), self.runs_store))
+        return [(place, done) for place, store in places for done in store.install() or ["nothing to do"]]
+
     def where(self) -> str:
         """Return the URL of the store with a relative path made absolute, and without a password."""
-        return hide_password(resolve_url(self.settings.url, self.app))
+        return self._shown(self.settings.url)
+
+    def where_runs(self) -> str:
+        """Return the same of the store of the history."""
+        return self._shown(self.settings.runs_url or self.settings.url)
+
+    def _shown(self, url: str) -> str:
+        return hide_password(resolve_url(url, self.app))
 
     def warn_about_default_store(self) -> None:
         """Warn, once, that keys are kept in the default file: a process elsewhere would not find them there."""
-        if self._warned or self.settings.url != DEFAULT_URL:
-            return
-        self._warned = True
-        logger.warning(
-            "stackstate_url is not set: idempotency keys are kept in %s, which only the processes of this machine see",
-            self.where(),
-        )
+        if self.settings.url == DEFAULT_URL:
+            self.warn_once(
+                f"stackstate_url is not set: idempotency keys are kept in {self.where()}, which only the processes of "
+                f"this machine see"
+            )
+
+    def warn_once(self, text: str) -> None:
+        """Warn of what each of many calls would have to be warned of, once in this process."""
+        if text not in self._warnings:
+            self._warnings.add(text)
+            logger.warning("%s", text)
 
     def close(self) -> None:
         """Write what history still waits, and close this process's connections. Using it again opens new ones."""
-        made: dict[str, Any] = self.__dict__
-        if "recorder" in made:
+        if "recorder" in self.__dict__:
             self.recorder.flush()
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """Close this process's connections, as its end does. Using them again opens new ones."""
         for name in ("store", "runs_store"):
-            if name in made:
-                made[name].close()
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    @contextmanager
+    def replaced_stores(self, settings: Settings, store: Store, runs_store: Store) -> Iterator[None]:
+        """Go by other settings and stores inside of the block, in all threads: for tests.
+
+        What was made of the configured ones is put aside as it is, connected or not; at the end what history waits is
+        written, the other stores are closed, and the former ones are back.
+        """
+        aside = {name: self.__dict__[name] for name in _MADE if name in self.__dict__}
+        suppressed = self.suppressed
+        self.__dict__.update(settings=settings, store=store, runs_store=runs_store, suppressed=Counter())
+        self._forget(_MADE - {"settings", "store", "runs_store"})
+        try:
+            yield
+        finally:
+            if "recorder" in self.__dict__:
+                self.recorder.stop()
+            self.disconnect()
+            self.__dict__.update(aside, suppressed=suppressed)
+            self._forget(_MADE - set(aside))
+
+    def _forget(self, names: AbstractSet[str]) -> None:
+        for name in names:
+            self.__dict__.pop(name, None)
 
     def _open(self, url: str) -> Store:
         settings = self.settings
         return open_store(resolve_url(url, self.app), prefix=settings.prefix, timeout=settings.store_timeout)
+
+
+#: The names of what an extension makes at first use, and keeps.
+_MADE = frozenset(name for name, value in vars(StackState).items() if isinstance(value, cached_property))
+
+
+@atexit.register
+def _close_all() -> None:
+    for extension in all_extensions():
+        try:
+            extension.close()
+        except Exception:
+            logger.debug("A connection was not closed at exit", exc_info=True)
 
 
 def _named_app() -> str | None:

@@ -28,6 +28,12 @@ from celery_stackstate.records import (
 )
 from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite, StoredEvent
 
+#: Most events that a run keeps over all its attempts, the first ones and the newest.
+MOST_EVENTS = 1_000
+
+#: How the uids of events begin that tasks have named, and of those that tell an end.
+NOTE, END = "note:", "end:"
+
 PHASES = (QUEUED, RECEIVED, STARTED, LOST, RETRY, IGNORED, REJECTED, REVOKED, FAILURE, SUCCESS)
 SUCCESS_RANK = 2**50
 
@@ -49,19 +55,33 @@ def rank(status: str, epoch: int) -> int:
     return epoch * 16 + PHASES.index(status) + (SUCCESS_RANK if status == SUCCESS else 0)
 
 
+def epoch_of(rank: int) -> int:
+    """Return the epoch that the fact with a rank is about."""
+    return rank % SUCCESS_RANK // 16
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What a message's header says about its publishing. Times are microseconds of the publisher's clock.
 
-    `waits` counts how often the run was sent again because something was busy, since `waiting_since`.
+    `host`, `pid` and `program` are those of the process that published this message; `origin` is whom the project named
+    as asking for the run. `waits` counts how often it was sent again because something was busy, since `waiting_since`.
     """
 
     first: int
     at: int
     epoch: int
-    publisher: str
+    host: str = ""
+    pid: int = 0
+    program: str = ""
+    queue: str | None = None
+    origin: str | None = None
     waits: int = 0
     waiting_since: int = 0
+
+    def dump(self) -> dict[str, Any]:
+        """Return what a header carries of it."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def event(uid: str, name: str, *, execution: str | None = None, at: int | None = None, **data: Any) -> StoredEvent:
@@ -84,7 +104,7 @@ def queued(
     status = RETRY if retries or stamp.waits else QUEUED
     return RunWrite(
         run_id,
-        rank(status, stamp.epoch),
+        rank(QUEUED, stamp.epoch),
         facts,
         RunStanding(status=status, retries=retries, forget=_forget(status, keep, eta)),
         [event(f"queued:{stamp.epoch}", "queued", at=stamp.at, retries=retries, eta=eta, **data)],
@@ -92,17 +112,26 @@ def queued(
 
 
 def received(
-    run_id: str, facts: RunFacts, epoch: int, *, worker: str, retries: int, eta: int | None, keep: Retention
+    run_id: str,
+    facts: RunFacts,
+    epoch: int,
+    *,
+    worker: str,
+    boot: str | None = None,
+    retries: int,
+    eta: int | None,
+    at: int | None = None,
+    keep: Retention,
 ) -> RunWrite:
-    """Return what a worker knows that was delivered a message."""
+    """Return what a worker knows that was delivered a message; `boot` names which of its starts."""
     status = RETRY if retries else RECEIVED
-    at = now_micros()
+    at = now_micros() if at is None else at
     return RunWrite(
         run_id,
-        rank(status, epoch),
+        rank(RECEIVED, epoch),
         facts,
         RunStanding(status=status, worker=worker, retries=retries, forget=_forget(status, keep, eta)),
-        [event(f"received:{epoch}:{worker}:{at}", "received", at=at, worker=worker)],
+        [event(f"received:{epoch}:{worker}:{at}", "received", at=at, worker=worker, boot=boot)],
     )
 
 
@@ -118,11 +147,12 @@ def ended(
     retries: int = 0,
     waited: int | None = None,
     started: int | None = None,
+    at: int | None = None,
     keep: Retention,
     data: Mapping[str, Any],
 ) -> RunWrite:
     """Return what ended an attempt, or (without an execution) a run that no body was begun for."""
-    at = now_micros()
+    at = now_micros() if at is None else at
     name = name or status.lower()
     error = data.get("error")
     return RunWrite(
@@ -139,7 +169,7 @@ def ended(
             error=f"{data.get('error_type')}: {error}"[:500] if data.get("error_type") else None,
             forget=_forget(status, keep),
         ),
-        [event(f"end:{name}:{execution or epoch}", name, execution=execution, at=at, **data)],
+        [event(f"{END}{name}:{execution or epoch}:{at}", name, execution=execution, at=at, **data)],
     )
 
 

@@ -7,9 +7,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from celery_stackstate import facts
 from celery_stackstate.facts import PHASES
-from celery_stackstate.records import FAILURE, STARTED, SUCCESS, Attempt, Progress, Run, from_micros
+from celery_stackstate.latest import load_progress
+from celery_stackstate.records import (
+    FAILURE,
+    STARTED,
+    SUCCESS,
+    Attempt,
+    ChainPlace,
+    Progress,
+    Publisher,
+    Run,
+    RunTree,
+    Touched,
+    from_micros,
+)
 from celery_stackstate.stores.base import RunRow, StoredEvent
+from celery_stackstate.touches import touched
 
 ENDINGS = frozenset({"retry", "success", "failure", "revoked", "ignored", "rejected", "lost", "interrupted"})
 STATUS_OF = {"interrupted": "LOST"}
@@ -41,16 +56,23 @@ def summary(row: RunRow) -> Run:
         started_at=from_micros(standing.started),
         finished_at=from_micros(standing.finished),
         parent_id=known.parent_id,
-        root_id=known.root_id,
+        root_id=known.root_id or (None if known.parent_id else row.run_id),
+        group_id=known.group_id,
+        host=known.host,
+        origin=known.origin,
         error=standing.error,
         wait=None if standing.waited is None else standing.waited / 1_000_000,
         runtime=runtime,
+        duplicated=known.duplicated is not None,
+        progress=load_progress(standing.progress),
     )
 
 
 def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
     """Return the whole record of a run."""
-    events = list(events)
+    events = [
+        event for event in told_once(events) if not event.uid.startswith(facts.NOTE)
+    ]  # a task's own may be called so
     attempts = _attempts(events)
     request = _request(events)
     last_end = next((attempt for attempt in reversed(attempts) if attempt.status == row.standing.status), None)
@@ -66,11 +88,74 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
         traceback=ending.get("traceback") if row.standing.status == FAILURE else None,
         eta=from_micros(request.get("eta")),
         expires=from_micros(request.get("expires")),
-        publisher=request.get("publisher"),
+        routing_key=request.get("routing_key"),
+        priority=request.get("priority"),
+        publisher=_publisher(request, row.facts.origin),
+        chord_id=request.get("chord"),
+        chain=ChainPlace(*request["chain"]) if request.get("chain") else None,
+        replaced_by=_last(events, "revoked").get("replaced_by"),
+        rerun_of=request.get("rerun_of"),
+        reruns=tuple(data["run"] for data in _all(events, "rerun")),
+        duplicates=sum(data.get("count", 0) for data in _all(events, "duplicate")),
+        meta=_last(events, "state").get("meta"),
         progress=_progress(events),
         attempts=attempts,
+        touched=_touched(events),
         worker=last_end.worker if last_end else row.standing.worker,
     )
+
+
+def tree_of(root: Run, others: Iterable[Run]) -> RunTree:
+    """Return `root` with those of the others that come from it, at any depth; the rest is left out."""
+    children: dict[str, list[Run]] = {}
+    for run in others:
+        if run.parent_id is not None:
+            children.setdefault(run.parent_id, []).append(run)
+    found = [root]
+    for run in found:  # grows while it is walked
+        found += children.pop(run.id, ())
+    parents: dict[str | None, list[RunTree]] = {}
+    for run in reversed(found):
+        tree = RunTree(run, tuple(reversed(parents.pop(run.id, []))))
+        parents.setdefault(None if run is root else run.parent_id, []).append(tree)
+    return parents[None][0]
+
+
+def told_once(events: Iterable[StoredEvent]) -> list[StoredEvent]:
+    """Return events with each receipt, and without an end that was told again later.
+
+    Celery, or two processes, tell some ends twice. A receipt is told by the start of its attempt, and by itself if that
+    was long in coming.
+    """
+    latest: dict[tuple[str, str], str] = {}
+    events = _with_receipts(list(events))
+    for event in events:
+        if event.uid.startswith(facts.END):
+            latest[_end_of(event)] = event.uid
+    return [event for event in events if latest.get(_end_of(event), event.uid) == event.uid]
+
+
+def _with_receipts(events: list[StoredEvent]) -> list[StoredEvent]:
+    known = {(event.at, json.loads(event.data).get("worker")) for event in events if event.name == "received"}
+    missing = []
+    for event in events:
+        said = json.loads(event.data) if event.name == "started" and event.uid.startswith("started:") else {}
+        at, worker = said.get("received"), said.get("worker")
+        if at is not None and (at, worker) not in known:
+            receipt = {"worker": worker, "boot": said.get("boot")}
+            missing.append(StoredEvent(f"received:{at}:{worker}", at, "received", None, json.dumps(receipt).encode()))
+    return sorted([*events, *missing], key=lambda event: (event.at, event.uid)) if missing else events
+
+
+def _end_of(event: StoredEvent) -> tuple[str, str]:
+    """Return which end an event tells: its uid without the time."""
+    return event.name, event.uid.rpartition(":")[0]
+
+
+def _publisher(request: Mapping[str, Any], origin: str | None) -> Publisher | None:
+    if not request.get("host"):
+        return None
+    return Publisher(request["host"], request.get("pid", 0), request.get("program", ""), origin)
 
 
 def _request(events: Iterable[StoredEvent]) -> dict[str, Any]:
@@ -132,9 +217,12 @@ def _attempt(name: str, number: int, execution: _Execution) -> Attempt:
         finished_at=from_micros(end.at if end else None),
         wait=None if wait is None else wait / 1_000_000,
         runtime=runtime,
+        cpu_time=ended.get("cpu"),
+        peak_memory=ended.get("peak_memory"),
         error_type=ended.get("error_type"),
         error=ended.get("error"),
         traceback=ended.get("traceback"),
+        omitted_lines=ended.get("omitted_lines", 0),
     )
 
 
@@ -146,8 +234,18 @@ def _first(events: Iterable[StoredEvent], name: str) -> dict[str, Any] | None:
     return None
 
 
+def _all(events: Iterable[StoredEvent], name: str) -> list[dict[str, Any]]:
+    return [json.loads(event.data) for event in events if event.name == name and event.execution is None]
+
+
 def _last(events: list[StoredEvent], name: str) -> dict[str, Any]:
     return _first(reversed(events), name) or {}
+
+
+def _touched(events: Iterable[StoredEvent]) -> tuple[Touched, ...]:
+    """Return what all attempts together used of the state."""
+    telling = (event for event in events if event.execution is not None and b'"touched"' in event.data)
+    return tuple(dict.fromkeys(one for event in telling for one in touched(json.loads(event.data))))
 
 
 def _progress(events: list[StoredEvent]) -> Progress | None:

@@ -8,305 +8,134 @@ change by the store's clock, so the clocks of workers and producers do not matte
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
+import builtins
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import replace
-from uuid import UUID, uuid4, uuid5
 
-from celery_stackstate.errors import IdempotencyConflict, VersionConflict
-from celery_stackstate.key_record import (
-    FAILED,
-    PUBLISHED,
-    RESERVED,
-    RETRYING,
-    RUNNING,
-    SUCCEEDED,
-    Attempt,
-    Claim,
-    Record,
-    Reservation,
-    Ticket,
-    Verdict,
-)
-from celery_stackstate.keys import APP_SCOPE, IDEMPOTENCY, check_key, pack, scope_of
-from celery_stackstate.liveness import Lease, is_live
-from celery_stackstate.records import KeyRecord
-from celery_stackstate.stores.base import Expect, PutResult, Store, StoredEntry
-from celery_stackstate.surely import put_surely
-
-NAMESPACE = UUID("6f1d6c5e-1f0e-5d0c-9a67-3c1a5b7c7a10")
-ROUNDS = 20
-#: Microseconds by which the clocks of producers and the store may differ.
-EXPIRY_MARGIN = 60_000_000
+from celery_stackstate.claiming import Claiming
+from celery_stackstate.errors import ConfigurationError, NewerFormat
+from celery_stackstate.folders import folders
+from celery_stackstate.key_record import FAILED, RESERVED, UNREADABLE, Record, store_key
+from celery_stackstate.key_store import ROUNDS, has_expired, too_busy
+from celery_stackstate.keys import APP_SCOPE, IDEMPOTENCY, check_key, pack, scope_of, unpack
+from celery_stackstate.records import KeyRecord, Page, from_micros
+from celery_stackstate.reserving import Reserving
+from celery_stackstate.stores.base import StoredEntry
 
 
-class Idempotency:
-    """The protocol over a store. See the module's docstring for its promise."""
+class Idempotency(Reserving, Claiming):
+    """The idempotency keys of one environment. `get`, `list` and `reset` are for people; see the module's docstring."""
 
-    def __init__(self, store: Store, *, prefix: str, publish_lease: float, max_deliveries: int) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._publish_lease = publish_lease * 1_000_000
-        self._max_deliveries = max_deliveries
-
-    # -- producer --------------------------------------------------------------------------------------------------
-
-    def reserve(
-        self,
-        *,
-        scope: str,
-        key: str,
-        task: str,
-        fingerprint: str,
-        on_failure: str,
-        ttl: float,
-        expires: int | None = None,
-    ) -> Reservation:
-        """Take the key for a run that is about to be published, or find the run that has it.
-
-        Raises:
-            IdempotencyConflict: The key belongs to a run with another fingerprint.
-            StoreUnavailable: The store did not answer; nothing was published.
-        """
-        ask = Ticket(scope, key, 0, "", task, fingerprint, on_failure, ttl, expires)
-        token = uuid4().hex
-        wanted = Record(RESERVED, self._next_generation(ask, 0), token)
-        result, lost = self._write(wanted, Expect.ABSENT), None
-        for _ in range(ROUNDS):
-            if result.applied and result.entry is not None:
-                return Reservation(True, wanted.ticket, result.entry.version, wanted, lost)
-            current = result.entry
-            if current is None:
-                wanted, expect, lost = Record(RESERVED, self._next_generation(ask, 0), token), Expect.ABSENT, None
-                result = self._write(wanted, expect)
-                continue
-            record = Record.load(current)
-            successor = self._successor(record, current, ask, token)
-            if successor is None:
-                return Reservation(False, record.ticket, current.version, record)
-            wanted, lost = successor, record if record.state == RUNNING else None
-            result = self._write(wanted, current.version)
-        raise VersionConflict(f"the idempotency key {key!r} was changed by others {ROUNDS} times at once", key=key)
-
-    def _successor(self, record: Record, stored: StoredEntry, ask: Ticket, token: str) -> Record | None:
-        """Return the record to put in place of `record`, or None when the key is taken."""
-        if record.state == FAILED and record.ticket.on_failure == "release":
-            return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
-        if _expired(record, stored):
-            return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
-        if record.ticket.fingerprint != ask.fingerprint:
-            raise _conflict(record, ask)
-        again = replace(record, state=RESERVED, token=token, abandoned=False)
-        if record.state == RESERVED:
-            expired = stored.now - stored.updated >= self._publish_lease
-            return again if record.abandoned or expired else None
-        if record.state == RUNNING and not self._is_live(record, stored):
-            if record.deliveries >= self._max_deliveries:
-                return Record(RESERVED, self._next_generation(ask, record.ticket.generation), token)
-            return again
-        return None
-
-    def confirm(self, reservation: Reservation) -> None:
-        """Note that the message was published. Nothing depends on it but how soon a repeated call publishes again."""
-        record = replace(reservation.record, state=PUBLISHED)
-        self._store.put(reservation.ticket.store_key, record.dump(), expect=reservation.version)
-
-    def release(self, reservation: Reservation) -> None:
-        """Free the key: the message was certainly not published."""
-        self._store.remove(reservation.ticket.store_key, expect=reservation.version)
-
-    def abandon(self, reservation: Reservation) -> None:
-        """Note that nobody knows whether the message was published: the next call publishes it again, same id."""
-        record = replace(reservation.record, abandoned=True)
-        self._store.put(reservation.ticket.store_key, record.dump(), expect=reservation.version)
-
-    # -- worker ----------------------------------------------------------------------------------------------------
-
-    def claim(self, ticket: Ticket, attempt: Attempt) -> Claim:
-        """Take the run for one attempt before its body begins, or say what to do instead."""
-        stored = self._store.get(ticket.store_key)
-        for _ in range(ROUNDS):
-            record = Record(PUBLISHED, ticket, "") if stored is None else Record.load(stored)
-            if stored is not None and record.ticket.generation < ticket.generation:
-                if record.state == RUNNING and self._is_live(record, stored):
-                    return Claim(Verdict.BUSY, record, stored.version)
-                record = Record(PUBLISHED, ticket, "")  # the store forgot the newer reservation
-            verdict, lost = self._judge(record, stored, ticket, attempt)
-            if verdict is not Verdict.RUN:
-                return Claim(verdict, record, 0 if stored is None else stored.version, lost)
-            running = replace(
-                record,
-                state=RUNNING,
-                token=attempt.execution,
-                worker=attempt.lease.worker,
-                boot=attempt.lease.boot,
-                pid=attempt.pid,
-                epoch=attempt.epoch,
-                deliveries=record.deliveries + (record.state != RETRYING),
-            )
-            result = self._write(running, Expect.ABSENT if stored is None else stored.version)
-            if result.applied and result.entry is not None:
-                return Claim(Verdict.RUN, running, result.entry.version, lost)
-            stored = result.entry
-        raise VersionConflict(f"the idempotency key {ticket.key!r} was changed by others {ROUNDS} times at once")
-
-    def _judge(
-        self, record: Record, stored: StoredEntry | None, ticket: Ticket, attempt: Attempt
-    ) -> tuple[Verdict, Record | None]:
-        if record.ticket.generation != ticket.generation:
-            return Verdict.STALE, None
-        if record.state == SUCCEEDED:
-            return (Verdict.DONE if record.dispatched or record.result is None else Verdict.REPLAY), None
-        if record.state == FAILED:
-            return Verdict.DONE, None
-        if record.state == RUNNING and stored is not None and record.token != attempt.execution:
-            if self._is_live(record, stored):
-                return Verdict.BUSY, None
-            if record.deliveries >= self._max_deliveries:
-                return Verdict.POISON, record
-            return Verdict.RUN, record
-        return Verdict.RUN, None
-
-    def succeed(self, claim: Claim, result: str | None) -> Claim | None:
-        """Record the return value as JSON (None: it cannot be kept). None is returned when the claim was lost."""
-        return self._settle(claim, replace(claim.record, state=SUCCEEDED, result=result), ended=True)
-
-    def dispatched(self, claim: Claim) -> Claim | None:
-        """Record that the callbacks of the success were published: no copy of the message needs to do it again."""
-        return self._settle(claim, replace(claim.record, dispatched=True), ended=True)
-
-    def fail(self, claim: Claim) -> Claim | None:
-        """Record the final failure; by the key's policy the next call may then begin a new run."""
-        return self._settle(claim, replace(claim.record, state=FAILED, result=None), ended=True)
-
-    def retrying(self, claim: Claim) -> Claim | None:
-        """Record that the run goes on with a message that is about to be published."""
-        return self._settle(claim, replace(claim.record, state=RETRYING), ended=False)
-
-    def close(self, ticket: Ticket, *, lease: Lease, pid: int) -> None:
-        """Record the final failure of a run that ended outside its body, if it is still the key's run.
-
-        Args:
-            ticket: Whose.
-            lease: Of the worker that says so.
-            pid: The process in which it ended; 0 for a run that had not begun.
-        """
-        for _ in range(ROUNDS):
-            stored = self._store.get(ticket.store_key)
-            if stored is None:
-                return
-            record = Record.load(stored)
-            if record.ticket.generation != ticket.generation or record.state in (SUCCEEDED, FAILED):
-                return
-            claim = Claim(Verdict.RUN, record, stored.version)
-            if self._ended_with(record, stored, lease, pid):
-                if self.fail(claim) is not None:
-                    return
-            elif pid and record.state in (RESERVED, PUBLISHED, RETRYING) and not record.abandoned:
-                # The process died before it claimed the run. If another message is out, the two meet at the claim.
-                if self._settle(claim, replace(record, state=RESERVED, abandoned=True), ended=False) is not None:
-                    return
-            else:
-                return
-
-    def disclaim(self, ticket: Ticket, attempt: Attempt) -> None:
-        """Give a run back whose claim may have been written although its answer never came."""
-        stored = self._store.get(ticket.store_key)
-        record = None if stored is None else Record.load(stored)
-        if stored is not None and record is not None and record.state == RUNNING and record.token == attempt.execution:
-            self.interrupted(Claim(Verdict.RUN, record, stored.version))
-
-    def _ended_with(self, record: Record, stored: StoredEntry, lease: Lease, pid: int) -> bool:
-        """Return whether nobody goes on with the run: not another live attempt, nor a message published since."""
-        if not pid:
-            return record.state != RUNNING or not self._is_live(record, stored)
-        began_here = (record.worker, record.boot, record.pid) == (lease.worker, lease.boot, pid)
-        return began_here and (record.state in (RUNNING, RETRYING) or record.abandoned)
-
-    def interrupted(self, claim: Claim) -> None:
-        """Record that the attempt ended without an outcome: whoever comes next may take the run up at once."""
-        self._settle(claim, replace(claim.record, state=RESERVED, abandoned=True), ended=False)
-
-    # -- people and tools ------------------------------------------------------------------------------------------
-
-    def get(self, key: str, *, task: str | None = None) -> KeyRecord | None:
-        """Return what is known of a key, or None when it is free.
+    def get(self, key: str, *, task: str | None = None, run: str | None = None) -> KeyRecord | None:
+        """Return what is known of a key, or None when nothing is. One that is known may be free all the same.
 
         Args:
             key: The idempotency key.
             task: The name of the task it was used for; None for a key of scope "app".
+            run: For a key of scope "run", the id of the parent run.
         """
-        record = self.record(APP_SCOPE if task is None else scope_of("task", task), key)
-        if record is None:
-            return None
-        ticket = record.ticket
-        return KeyRecord(ticket.key, ticket.task, ticket.task_id, record.state, record.deliveries, ticket.fingerprint)
+        stored = self._store.get(store_key(_scope(task, run), check_key(key)))
+        return None if stored is None else _shown(stored)
 
-    def reset(self, key: str, *, task: str | None = None) -> bool:
+    def list(
+        self, prefix: str = "", *, task: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Page[KeyRecord]:
+        """Return one page of the keys that are in use or kept, ordered by scope and key.
+
+        Args:
+            prefix: What the keys begin with; needs a task.
+            task: The name of the task they were used for; "" for keys of scope "app", None for all.
+            limit: Most keys on the page.
+            after: `next` of the page before.
+
+        Raises:
+            ConfigurationError: `prefix` without a task, or an `after` that is no `next`.
+        """
+        if prefix and task is None:
+            raise ConfigurationError("a prefix of keys needs task=, the task's name or '' for keys of scope 'app'")
+        within = pack(IDEMPOTENCY, _scope(task or None, None), prefix) if task is not None else IDEMPOTENCY + b"\0"
+        found = self._store.scan(within, after=_from_cursor(after), limit=limit)
+        last = urlsafe_b64encode(found[-1].key).decode() if len(found) == limit else None
+        return Page(tuple(map(_shown, found)), last)
+
+    def tasks(self, *, limit: int = 100) -> tuple[str, ...]:
+        """Return the names of up to `limit` tasks that have keys, in order."""
+        page = folders(self._store, (IDEMPOTENCY,), b"task:", after=None, limit=limit)
+        return tuple(folder.name.removeprefix("task:") for folder in page.items)
+
+    def reset(self, key: str, *, task: str | None = None, run: str | None = None) -> bool:
         """Free a key whatever its run does, for the next call; return False when it was free.
 
         A message of its run that is still with the broker then does nothing, and an attempt that is in the body goes on
         but is not recorded under the key. For a run whose message is known to be gone, as after a purge of its queue.
         """
-        scope = APP_SCOPE if task is None else scope_of("task", task)
-        stored = self._store.get(pack(IDEMPOTENCY, scope, check_key(key)))
+        stored = self._store.get(store_key(_scope(task, run), check_key(key)))
         for _ in range(ROUNDS):
             if stored is None:
                 return False
             record = Record.load(stored)
             if record.state == FAILED and record.ticket.on_failure == "release":
                 return False
-            freed = replace(record, state=FAILED, ticket=replace(record.ticket, on_failure="release"), result=None)
-            result = self._write(freed, stored.version, ttl=record.ticket.ttl)
+            ticket = replace(record.ticket, on_failure="release")
+            freed = replace(record, state=FAILED, ticket=ticket, result=None, envelope=None, window=None)
+            result = self._write(freed, stored.version, ttl=ticket.ttl)
             if result.applied:
                 return True
             stored = result.entry
-        raise VersionConflict(f"the idempotency key {key!r} was changed by others {ROUNDS} times at once", key=key)
+        raise too_busy(key)
 
-    def record(self, scope: str, key: str) -> Record | None:
-        """Return the record of a key as it is stored, or None."""
-        stored = self._store.get(pack(IDEMPOTENCY, scope, check_key(key)))
-        return None if stored is None else Record.load(stored)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _settle(self, claim: Claim, record: Record, *, ended: bool) -> Claim | None:
-        ttl = record.ticket.ttl if ended else None
-        result = self._write(record, claim.version, ttl=ttl)
-        if not result.applied or result.entry is None:
-            return None
-        return replace(claim, record=record, version=result.entry.version)
-
-    def _write(self, record: Record, expect: Expect | int, *, ttl: float | None = None) -> PutResult:
-        written = record.dump()
-        same: Callable[[StoredEntry], bool] = lambda stored: stored.value == written  # noqa: E731
-        micros = None if ttl is None else round(ttl * 1_000_000)
-        return put_surely(self._store, record.ticket.store_key, written, mine=same, expect=expect, ttl=micros)
-
-    def _is_live(self, record: Record, stored: StoredEntry) -> bool:
-        return is_live(self._store, Lease(record.worker, record.boot), pid=record.pid, since=stored.updated)
-
-    def _next_generation(self, ask: Ticket, previous: int) -> Ticket:
-        generation = max(previous + 1, time.time_ns() // 1000)
-        name = json.dumps([self._prefix, ask.scope, ask.key, generation])
-        return replace(ask, generation=generation, task_id=str(uuid5(NAMESPACE, name)))
+    def free(self, store_keys: builtins.list[bytes]) -> builtins.list[bytes]:
+        """Return those of the keys that the reaper need not look after."""
+        found = self._store.get_many(store_keys)
+        return [key for key in store_keys if key not in found or not _is_looked_after(found[key])]
 
 
-def _expired(record: Record, stored: StoredEntry) -> bool:
-    """Return whether the run's message had expired before a worker began it; a broker may drop it without a word."""
-    expires = record.ticket.expires
-    return record.state in (PUBLISHED, RETRYING) and expires is not None and stored.now > expires + EXPIRY_MARGIN
+def _is_looked_after(stored: StoredEntry) -> bool:
+    """Return whether the reaper brings the run back: one to be rerun, or one that a duplicate found unpublished."""
+    try:
+        record = Record.load(stored)
+    except NewerFormat:
+        return True  # by a worker that can read it
+    return not record.ended and (record.ticket.rerun or (record.state == RESERVED and not record.deliveries))
 
 
-def _conflict(record: Record, ask: Ticket) -> IdempotencyConflict:
-    stored = record.ticket
-    return IdempotencyConflict(
-        f"the idempotency key {ask.key!r} belongs to the run {stored.task_id} of {stored.task} with other arguments "
-        f"(its fingerprint is {stored.fingerprint[:12]}, this request's {ask.fingerprint[:12]}); "
-        f"use another key, or send the same arguments",
-        key=ask.key,
-        task_id=stored.task_id,
-        stored_fingerprint=stored.fingerprint,
-        given_fingerprint=ask.fingerprint,
+def _scope(task: str | None, run: str | None) -> str:
+    if run is not None:
+        return scope_of("run", run if task is None else f"{run}:{task}")
+    return APP_SCOPE if task is None else scope_of("task", task)
+
+
+def _shown(stored: StoredEntry) -> KeyRecord:
+    try:
+        record = Record.load(stored)
+    except NewerFormat:
+        _, scope, key = unpack(stored.key)
+        updated, expires = from_micros(stored.updated), from_micros(stored.expires)
+        return KeyRecord(key, "", "", UNREADABLE, 0, "", scope, updated_at=updated, expires_at=expires)
+    ticket = record.ticket
+    return KeyRecord(
+        key=ticket.key,
+        task=ticket.task,
+        run_id=ticket.task_id,
+        state=record.state,
+        deliveries=record.deliveries,
+        fingerprint=ticket.fingerprint,
+        scope=ticket.scope,
+        updated_at=from_micros(stored.updated),
+        expires_at=from_micros(stored.expires),
+        generation=ticket.generation,
+        free=has_expired(record, stored) or (record.state == FAILED and ticket.on_failure == "release"),
+        read_at=from_micros(stored.now),
     )
+
+
+def _from_cursor(cursor: str | None) -> bytes | None:
+    if cursor is None:
+        return None
+    try:
+        decoded = urlsafe_b64decode(cursor.encode())
+    except ValueError:
+        decoded = b""
+    if not decoded.startswith(IDEMPOTENCY + b"\0"):
+        raise ConfigurationError(f"after={cursor!r:.80} is not the `next` of a page of keys")
+    return decoded

@@ -19,10 +19,18 @@ MAX_TTL = timedelta(days=36_500)
 STATE = b"s"
 LOCK = b"l"
 IDEMPOTENCY = b"i"
+EXECUTION = b"x"
+OPEN = b"o"
+REAPER = b"r"
 PRIVATE = b"p"
 WORKER = b"w"
+ROLL = b"b"
+PACE = b"t"
+TALLY = b"c"
 
 APP_SCOPE = ""
+#: The scope of the records of runs that are to be executed once although nobody gave them a key.
+ONE_RUN = "run"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -44,6 +52,16 @@ def check_key(key: Any, what: str = "key", *, most: int = MAX_KEY_BYTES) -> str:
     if size > most:
         raise InvalidKey(f"{what} {key[:40]!r}... takes {size:,} bytes in UTF-8; {most:,} is the most")
     return key
+
+
+def check_key_prefix(prefix: Any) -> str:
+    """Return `prefix` if keys may start with it, else raise InvalidKey that says why. The empty one starts all."""
+    if prefix == "":
+        return ""
+    if isinstance(prefix, str):
+        check_key(prefix.strip() or "x", "prefix")  # a blank at its end is one inside of a key
+        return prefix
+    return check_key(prefix, "prefix")
 
 
 def scope_of(sort: str, name: Any) -> str:

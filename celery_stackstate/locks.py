@@ -1,68 +1,36 @@
-"""Locks with a TTL and a fencing token, over store verbs alone.
-
-A lock is an entry that only its holder may change: acquiring is put-if-absent, renewing and releasing compare the
-version that the holder wrote last. The version of the acquiring write is the fence. A released lock lingers in the
-store so that the next fence is larger even if the clock is set back.
-"""
+"""Locks with a TTL and a fencing token: what a task sees of them."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import random
-import socket
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, NoReturn
-from uuid import uuid4
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
-from celery_stackstate.errors import InvalidExpiry, LockBusy, LockLost, StoreUnavailable
+from celery_stackstate.errors import InTransaction, InvalidExpiry, LockBusy, LockLost, StoreUnavailable
+from celery_stackstate.holding import Holding, LockOwner
 from celery_stackstate.keys import ttl_micros
-from celery_stackstate.records import from_micros
+from celery_stackstate.lock_record import LockInfo, describe
 from celery_stackstate.renewal import renewer
-from celery_stackstate.stores.base import Expect, Store, StoredEntry
-from celery_stackstate.surely import put_surely
+from celery_stackstate.stores.base import Guard, Store, StoredEntry
 
 logger = logging.getLogger(__name__)
 
-LINGER = 7 * 24 * 3600 * 1_000_000
+T = TypeVar("T")
+
+OnBusy = Literal["retry", "skip", "raise"]
+OnLockLost = Literal["raise", "warn"]
+
 MIN_RENEWED_TTL = 5.0
 POLL_FIRST, POLL_MOST = 0.02, 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class LockOwner:
-    """Who takes a lock: a run, or a process outside of one. `busy` may turn LockBusy into what the run does then."""
-
-    name: str
-    token: str
-    busy: Callable[[LockBusy, str], NoReturn] | None = None
-
-    @classmethod
-    def of_process(cls) -> LockOwner:
-        """Return an owner for code outside of runs."""
-        return cls(f"{socket.gethostname()}:{os.getpid()}", uuid4().hex)
-
-
-@dataclass(frozen=True, slots=True)
-class LockInfo:
-    """Who holds a lock."""
-
-    name: str
-    owner: str
-    host: str
-    pid: int
-    fence: int
-    acquired_at: datetime | None
-    expires_at: datetime | None
-
-
 class Lock:
-    """One lock, seen from one would-be holder. Made by `State.lock`."""
+    """One lock, seen from one would-be holder. Made by `State.lock`, which explains the options."""
 
     def __init__(
         self,
@@ -71,158 +39,169 @@ class Lock:
         name: str,
         *,
         owner: LockOwner,
-        ttl: float = 60,
+        ttl: float | timedelta = 60,
         wait: float = 0,
         renew: bool = True,
-        on_busy: str = "retry",
-        on_lock_lost: str = "raise",
+        keep_on_retry: bool = False,
+        on_busy: OnBusy = "retry",
+        on_lock_lost: OnLockLost = "raise",
         max_hold: float | None = None,
     ) -> None:
-        _check_options(name, ttl, wait, renew, on_busy, on_lock_lost, max_hold)
+        _check_options(name, wait, on_busy, on_lock_lost, max_hold)
         self.name = name
-        self.ttl = float(ttl)
+        self.ttl = _seconds(name, ttl, renew)
+        self.keep_on_retry = keep_on_retry
         self._store, self._key, self._owner = store, key, owner
-        self._wait, self._renew, self._max_hold = wait, renew, max_hold
+        self._wait, self._renew = wait, renew
+        self._max_hold = owner.max_hold if max_hold is None else max_hold
         self._on_busy, self._on_lock_lost = on_busy, on_lock_lost
-        self._token = f"{owner.token}:{uuid4().hex}"
-        self._version: int | None = None
-        self._fence: int | None = None
-        self._deadline = 0.0
-        self._hold_until: float | None = None
-        self._lost = False
+        self._fence: int | None = None  # of whoever acquired it last
+        self._mine = threading.local()  # `fence`: of the calling thread
+        self._entered: list[Holding] = []  # one for each time it was acquired, and not released since
 
     # -- what the holder asks --------------------------------------------------------------------------------------
 
     @property
     def fence(self) -> int:
-        """The fencing token: larger than that of every holder before. LockLost when it was never acquired."""
-        if self._fence is None:
+        """The fencing token: larger than that of every holder before. LockLost when it was never acquired.
+
+        Of threads that share this object each has its own; one that never acquired it gets that of who did last.
+        """
+        fence: int | None = getattr(self._mine, "fence", self._fence)
+        if fence is None:
             raise LockLost(f"the lock {self.name!r} was not acquired", name=self.name)
-        return self._fence
+        return fence
 
     @property
     def remaining(self) -> float:
         """Seconds until it would lapse if it were not renewed again; 0 when it is not held."""
-        return max(0.0, self._deadline - time.monotonic()) if self._held else 0.0
+        return self.holding.remaining if self._entered else 0.0
 
     def check(self) -> None:
         """Raise LockLost unless it is still held, by asking the store."""
-        if self._held:
-            found = self._store.get(self._key)
-            if found is not None and self._is_mine(found):
-                return
-            self._lost = True
-        raise LockLost(f"the lock {self.name!r} is not held any more", name=self.name)
+        self.holding.check()
+
+    def guarded(self, store: Store, write: Callable[[Guard], T]) -> T:
+        """Do a write to `store` that it refuses, atomically, once the lock is lost; LockLost then."""
+        if store is not self._store:
+            raise ValueError(f"the lock {self.name!r} lies in another store than what it is to guard")
+        return self.holding.guarded(write)
 
     @property
-    def _held(self) -> bool:
-        return self._version is not None and not self._lost
+    def holding(self) -> Holding:
+        """What the calling thread holds, else what another thread does by this object; LockLost when nothing is."""
+        mine = [holding for holding in self._entered if holding.is_of_this_thread()]
+        if not self._entered:
+            raise LockLost(f"the lock {self.name!r} is not held", name=self.name)
+        return (mine or self._entered)[-1]
 
     # -- taking and giving back ------------------------------------------------------------------------------------
 
     def acquire(self) -> bool:
-        """Take the lock, waiting up to `wait` seconds; return False when somebody else keeps it."""
+        """Take the lock, waiting up to `wait` seconds; return False when somebody else keeps it.
+
+        What this thread of the same attempt holds already is entered once more, without asking the store; each
+        acquisition needs its release.
+
+        Raises:
+            InTransaction: The caller's database transaction, which the store's writes would join, is open.
+            StoreUnavailable: The store did not answer in time; the lock is not held.
+        """
         return self._acquire() is None
 
     def _acquire(self) -> StoredEntry | None:
         """Take the lock and return None, or return what the other holder stored."""
-        if self._held:
-            raise LockBusy(
-                f"the lock {self.name!r} is held by this very object", name=self.name, owner=self._owner.name
-            )
+        self._refuse_in_transaction()
+        holding = self._enterable()
+        if holding is None or not holding.enter_again(self.ttl):
+            return self._acquire_anew()
+        self._enter(holding)
+        return None
+
+    def _acquire_anew(self) -> StoredEntry | None:
+        holding = Holding(self._store, self._key, self.name, self._owner, ttl=self.ttl, max_hold=self._max_hold)
+        try:
+            holder = self._take(holding)
+            if holder is None:
+                self._enter(holding)
+            return holder
+        except StoreUnavailable:
+            raise
+        except BaseException:  # a time limit struck: the store may have given a lock that nobody would release
+            self._abandon(holding)
+            raise
+
+    def _enter(self, holding: Holding) -> None:
+        if self._owner.held is not None:
+            self._owner.held.add(self._key, holding)
+        if self._renew:
+            renewer.keep(holding)
+        holding.entered += 1
+        holding.keep_on_retry = holding.keep_on_retry or self.keep_on_retry
+        self._entered.append(holding)
+        self._fence = self._mine.fence = holding.fence
+
+    def _abandon(self, holding: Holding) -> None:
+        if holding in self._entered:
+            self._entered.remove(holding)
+        if self._owner.held is None:
+            holding.abandon()
+        else:
+            self._owner.held.discard(self._key, holding)
+            self._owner.held.abandon(holding)
+
+    def _unregister(self, holding: Holding) -> None:
+        if self._owner.held is not None:
+            self._owner.held.discard(self._key, holding)
+
+    def _enterable(self) -> Holding | None:
+        """Return what the calling thread holds of this lock: by any object of its attempt, or by this one."""
+        if self._owner.held is not None:
+            return self._owner.held.find(self._key)
+        return next((holding for holding in reversed(self._entered) if holding.is_mine_to_enter()), None)
+
+    def _take(self, holding: Holding) -> StoredEntry | None:
         give_up, pause = time.monotonic() + self._wait, POLL_FIRST
-        while (holder := self._try()) is not None:
+        while (holder := holding.take()) is not None:
             left = give_up - time.monotonic()
             if left <= 0:
                 return holder
             time.sleep(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
             pause = min(POLL_MOST, pause * 2)
-        if self._renew:
-            renewer.keep(self)
-        return None
-
-    def _try(self) -> StoredEntry | None:
-        sent = time.monotonic()
-        found = self._put(self._value(None), Expect.ABSENT)
-        if found is None:
-            raise LockLost(f"the lock {self.name!r} ended in the moment it was taken", name=self.name)
-        if not self._is_mine(found):
-            return found
-        self._fence = self._version = found.version
-        self._lost = False
-        self._deadline = _deadline(sent, found)
-        self._hold_until = None if self._max_hold is None else sent + self._max_hold
         return None
 
     def release(self) -> None:
-        """Give the lock back.
+        """Give the lock back, once for each time it was acquired.
 
         Raises:
             LockLost: It was lost before; whoever holds it now keeps it.
         """
-        renewer.drop(self)  # from here on nobody else writes _version
-        version, self._version = self._version, None
-        if version is None:
-            raise LockLost(f"the lock {self.name!r} is not held", name=self.name)
-        if self._lost or not self._remove(version):
+        holding = self._leave()
+        if not holding.entered:
+            self._give_back(holding)
+
+    def _leave(self) -> Holding:
+        holding = self.holding
+        self._entered.remove(holding)
+        holding.entered -= 1
+        return holding
+
+    def _give_back(self, holding: Holding) -> None:
+        released = holding.release()
+        self._unregister(holding)  # not before: what was interrupted is released at the end of the attempt
+        if not released:
             raise LockLost(
-                f"the lock {self.name!r} was lost before its end: its TTL of {self.ttl:g} s ran out or it was released "
-                f"by force; give it a longer ttl, or check() it between steps",
+                f"the lock {self.name!r} was lost before its end: its TTL of {holding.ttl:g} s ran out or it was "
+                f"released by force; give it a longer ttl, or check() it between steps",
                 name=self.name,
             )
 
-    def _remove(self, version: int) -> bool:
-        try:
-            if self._store.remove(self._key, expect=version) is not None:
-                return True
-            found = self._store.get(self._key)  # a renewal may have been written whose answer was lost
-            return (
-                found is not None
-                and self._is_mine(found)
-                and self._store.remove(self._key, expect=found.version) is not None
+    def _refuse_in_transaction(self) -> None:
+        if self._store.in_transaction():
+            raise InTransaction(
+                f"the lock {self.name!r} cannot be taken inside a database transaction: nobody else would see it "
+                f"before the commit; take it around transaction.atomic() or joining(), not inside"
             )
-        except StoreUnavailable as error:
-            logger.warning("The lock %r could not be released, it lapses within %g s: %s", self.name, self.ttl, error)
-            return True
-
-    def renew(self) -> bool:
-        """Extend the TTL from now; return False, and take note, when the lock was lost."""
-        if not self._held or self._version is None:
-            return False
-        sent = time.monotonic()
-        found = self._put(self._value(self._fence), self._version)
-        if found is None or not self._is_mine(found):
-            self._lost = True
-            return False
-        self._version, self._deadline = found.version, _deadline(sent, found)
-        return True
-
-    def _put(self, value: bytes, expect: Expect | int) -> StoredEntry | None:
-        ttl = ttl_micros(self.ttl)
-        return put_surely(
-            self._store, self._key, value, mine=self._is_mine, expect=expect, ttl=ttl, linger=LINGER
-        ).entry
-
-    def renewable(self) -> bool:
-        """Return whether the background renewal should go on with it; a lapsed one is marked as lost."""
-        now = time.monotonic()
-        if now >= self._deadline:
-            self._lost = True
-        return self._held and (self._hold_until is None or now < self._hold_until)
-
-    def _is_mine(self, stored: StoredEntry) -> bool:
-        return bool(_decode(stored)["token"] == self._token)
-
-    def _value(self, fence: int | None) -> bytes:
-        return json.dumps(
-            {
-                "owner": self._owner.name,
-                "token": self._token,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "fence": fence,
-            }
-        ).encode()
 
     # -- the with statement ----------------------------------------------------------------------------------------
 
@@ -233,15 +212,23 @@ class Lock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        holding = self._leave()
+        if holding.entered or (error is not None and self._is_kept(holding)):
+            return
         try:
-            self.release()
+            self._give_back(holding)
         except LockLost:
             if error is None and self._on_lock_lost == "raise":
                 raise
             logger.warning("The lock %r was lost before its block ended", self.name)
 
+    def _is_kept(self, holding: Holding) -> bool:
+        """Return whether the end of the attempt settles it: a retry keeps it, any other end gives it back."""
+        held = self._owner.held
+        return holding.keep_on_retry and self._owner.postpone is not None and held is not None and not held.over
+
     def _busy(self, holder: StoredEntry) -> NoReturn:
-        owner = str(_decode(holder).get("owner", ""))
+        owner = describe(self.name, holder).owner
         left = 0.0 if holder.expires is None else max(0.0, (holder.expires - holder.now) / 1_000_000)
         error = LockBusy(
             f"the lock {self.name!r} is held by {owner} for at most {left:.1f} s more unless it is renewed",
@@ -249,14 +236,9 @@ class Lock:
             owner=owner,
             retry_after=left,
         )
-        if self._owner.busy is not None and self._on_busy != "raise":
-            self._owner.busy(error, self._on_busy)
+        if self._owner.postpone is not None and self._on_busy != "raise":
+            self._owner.postpone(error, self._on_busy)
         raise error
-
-
-def _deadline(sent: float, found: StoredEntry) -> float:
-    """Return when, on the local monotonic clock, an entry that was asked for at `sent` lapses at the earliest."""
-    return sent if found.expires is None else sent + (found.expires - found.now) / 1_000_000
 
 
 def lock_info(store: Store, key: bytes, name: str) -> LockInfo | None:
@@ -265,47 +247,33 @@ def lock_info(store: Store, key: bytes, name: str) -> LockInfo | None:
     return None if found is None else describe(name, found)
 
 
-def describe(name: str, found: StoredEntry) -> LockInfo:
-    """Return what a lock's entry says about its holder."""
-    value = _decode(found)
-    fence = value.get("fence") or found.version
-    return LockInfo(
-        name=name,
-        owner=str(value.get("owner", "")),
-        host=str(value.get("host", "")),
-        pid=int(value.get("pid", 0)),
-        fence=int(fence),
-        acquired_at=from_micros(int(fence)),
-        expires_at=from_micros(found.expires),
-    )
-
-
 def force_release(store: Store, key: bytes) -> bool:
-    """Free the lock at `key`; return False when it was free."""
-    return store.remove(key) is not None
+    """Free the lock at `key` at once, whatever becomes of the caller's transaction; return False when it was free."""
+    return store.apart(lambda: store.remove(key)) is not None
 
 
-def _decode(stored: StoredEntry) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(stored.value) if isinstance(stored.value, bytes) else {"token": None}
-    return value
-
-
-def _check_options(name: str, ttl: Any, wait: Any, renew: Any, on_busy: Any, on_lock_lost: Any, max_hold: Any) -> None:
+def _seconds(name: str, ttl: Any, renew: bool) -> float:
     try:
         micros = ttl_micros(ttl)
     except InvalidExpiry as error:
         raise InvalidExpiry(f"the lock {name!r}: {error}") from None
     if micros is None:
         raise InvalidExpiry(f"the lock {name!r} needs a ttl in seconds")
-    if renew and float(ttl) < MIN_RENEWED_TTL:
+    seconds = micros / 1_000_000
+    if renew and seconds < MIN_RENEWED_TTL:
         raise InvalidExpiry(
             f"the lock {name!r} has ttl={ttl}; a lock that is renewed needs at least {MIN_RENEWED_TTL:g} s "
             f"(or renew=False)"
         )
+    return seconds
+
+
+def _check_options(name: str, wait: Any, on_busy: Any, on_lock_lost: Any, max_hold: Any) -> None:
     for option, number in (("wait", wait), ("max_hold", max_hold)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float)) or number < 0):
+        wrong = isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf")
+        if number is not None and wrong:
             raise InvalidExpiry(f"the lock {name!r} has {option}={number!r}; it must be seconds, 0 or more")
-    if on_busy not in ("retry", "skip", "raise"):
+    if on_busy not in get_args(OnBusy):
         raise ValueError(f"the lock {name!r} has on_busy={on_busy!r}; it must be 'retry', 'skip' or 'raise'")
-    if on_lock_lost not in ("raise", "warn"):
+    if on_lock_lost not in get_args(OnLockLost):
         raise ValueError(f"the lock {name!r} has on_lock_lost={on_lock_lost!r}; it must be 'raise' or 'warn'")

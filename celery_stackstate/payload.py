@@ -1,35 +1,38 @@
-"""What may be shown of arguments, results, messages and tracebacks: JSON-like, redacted and of bounded size.
+"""What may be recorded of arguments, results, messages and tracebacks: redacted and of bounded size.
 
 Redaction comes before anything is stored, so that nothing downstream needs to be trusted with a secret.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-import math
+import logging
 import re
-from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
-from decimal import Decimal
-from enum import Enum
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
-from uuid import UUID
 
-REDACTED = "•••••• (redacted)"
-MAX_DEPTH = 12
-MAX_TEXT = 16_384
+from celery_stackstate.redaction import TextRules
+from celery_stackstate.showing import BYTES_A_COUNT, MAX_TEXT, Walk, as_text, digest, printable
+from celery_stackstate.value_scan import REDACTED
 
-# Card numbers begin with 2 to 6; timestamps in micro- and milliseconds, as long as some of them, with 1.
-_CARD = re.compile(r"(?<![\d.])[2-6](?:[ -]?\d){13,18}(?![\d.])")
+__all__ = ["MAX_TEXT", "REDACTED", "Hook", "Redactor", "Snapshot", "as_text", "printable", "shortened"]
+
+logger = logging.getLogger(__name__)
+
+#: What a text that is cut says of the whole takes less than this.
+_NOTE = 80
+# What would be known as a secret by what comes behind a cut: a card number, a password in a URL.
+_HALF_A_SECRET = re.compile(r"(?:[\d\u00a0 -]{1,37}|(?<=://)[^\s/]+)\Z")
+
+#: Gets what a value is ("args", "kwargs", "result", "event", "error" or "log") and the value as it would be recorded;
+#: returns what is recorded in its place.
+Hook = Callable[[str, Any], Any]
 
 
-_URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+(?=@)")
-_NEVER = re.compile(r"(?!)()")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A value as it may be recorded; a truncated one is a text beginning with what was there."""
 
@@ -37,54 +40,71 @@ class Snapshot:
     truncated: bool = False
 
 
-def _patterns(words: Sequence[str]) -> list[re.Pattern[str]]:
-    """Return patterns of what the words mark in a text; each keeps its first group.
-
-    They begin at the begin of a word only: tried at each letter, a long word takes time by the square of its length.
-    """
-    alternatives = "|".join(re.escape(word).replace("_", "[_-]?") for word in words)
-    name = rf"""(?<![\w-])(?=[\w-]*(?:{alternatives}))[\w-]+"""
-    scheme = r"(?:(?:bearer|basic|token|digest|apikey)\s+)?"
-    value = r"""(?:\\?"[^"\n]*"?|'[^'\n]*'?|[^\s,;&)}\]]+)"""
-    return [
-        re.compile(r"""(?im)((?<![\w-])(?:set-)?cookie\\?["']?\s*[:=]\s*)[^\n]+""") if "cookie" in words else _NEVER,
-        re.compile(rf"""(?i)({name}\\?["']?\s*[=:]\s*){scheme}{value}"""),
-        re.compile(rf"""(?i)(--(?=[\w-]*(?:{alternatives}))[\w-]+\s+)(?!-){value}"""),
-    ]
-
-
 class Redactor:
-    """Replaces what the sensitive words mark, and numbers that pass as payment cards (Luhn)."""
+    """Replaces what the sensitive words mark, and what is a secret by its form; then asks the `hook`.
 
-    def __init__(self, words: Sequence[str], *, limit: int) -> None:
-        self._limit = limit
-        self._words = tuple(word.lower() for word in words)
-        self._patterns = [_URL_PASSWORD, *(_patterns(self._words) if self._words else [])]
+    What `interrupts`, such as a time limit, passes.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        limit: int,
+        hook: Hook | None = None,
+        interrupts: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self._limit, self._hook, self._interrupts = limit, hook, interrupts
+        self._rules = TextRules(words)
+        self._thread = threading.local()
+        self._known_name = lru_cache(maxsize=1000)(self._name)  # the same few keys come in each payload
+
+    @property
+    def asking(self) -> bool:
+        """Whether this thread is in the hook; what it logs there is not recorded, which would ask the hook again."""
+        return getattr(self._thread, "asking", False)
 
     def is_sensitive(self, name: Any) -> bool:
         """Return whether the value of something called `name` is not to be recorded."""
-        lowered = str(name).lower().replace("-", "_")
-        return any(word in lowered for word in self._words)
+        return self._rules.is_sensitive(str(name))
+
+    def name(self, name: str) -> tuple[str, bool]:
+        """Return a key as it may be recorded, and whether its value is not to be."""
+        return self._known_name(name) if len(name) <= 100 else self._name(name)
+
+    def _name(self, name: str) -> tuple[str, bool]:
+        return self.text(name), self.is_sensitive(name)
 
     def text(self, text: str, *, tail: bool = False) -> str:
-        """Return at most 16,384 characters of `text`, or of its end, without sensitive values and card numbers."""
-        if len(text) > MAX_TEXT:
-            text = "…\n" + (text[-MAX_TEXT:].partition("\n")[2] or text[-MAX_TEXT:]) if tail else text[:MAX_TEXT] + "…"
-        text = printable(text)
-        for pattern in self._patterns:
-            text = pattern.sub(lambda found: found.group(1) + REDACTED, text)
-        return _CARD.sub(lambda found: REDACTED if _luhn(found.group()) else found.group(), text)
+        """Return at most 16,384 characters of `text`, or of its end, without secrets.
 
-    def snapshot(self, value: Any) -> Snapshot:
+        What is cut says how long it was, with a digest of the whole.
+        """
+        kept, tail = (text, tail) if len(text) <= MAX_TEXT else _cut(text, tail)
+        shown = self._rules.apply(printable(kept), whole=kept is text or tail)
+        return shortened(shown, MAX_TEXT, of=text) if kept is text else _noted(shown, MAX_TEXT, text, tail)
+
+    def line(self, kind: str, text: str, *, tail: bool = False) -> str:
+        """Return `text`, which is a log line or an error, like `text` does, and past the hook."""
+        shown = self.text(text, tail=tail)
+        return shown if self._hook is None else self.text(as_text(self._asked(self._hook, kind, shown)))
+
+    def snapshot(self, value: Any, kind: str = "event") -> Snapshot:
         """Return `value` as JSON-like data without secrets, or the beginning of it when it takes too many bytes."""
-        cut: list[Any] = []
-        plain = self._plain(value, 0, cut)
+        walk = Walk(self, self._limit, self._interrupts)
+        plain = walk.shown(value)
+        cut = walk.cut
+        if self._hook is not None:
+            walk = Walk(self, self._limit, self._interrupts)
+            plain = walk.shown(self._asked(self._hook, kind, plain))
+            cut = cut or walk.cut
+        if (walk.size + 2) * BYTES_A_COUNT <= self._limit:
+            return Snapshot(plain, truncated=cut)
         text = json.dumps(plain, ensure_ascii=False)
-        size = len(text.encode())
-        if size <= self._limit:
-            return Snapshot(plain, truncated=bool(cut))
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return Snapshot(f"{text[: self._limit // 4]}… ({size:,} bytes, sha256 {digest[:16]})", truncated=True)
+        if not walk.full and len(text.encode()) <= self._limit:
+            return Snapshot(plain, truncated=cut)
+        size, of_all = digest(value)
+        return Snapshot(f"{text[: self._limit // 4]}… ({size:,} bytes, sha256 {of_all})", truncated=True)
 
     def arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
         """Return positional and keyword arguments like `snapshot`; `names` are the parameters' names, by position."""
@@ -94,49 +114,39 @@ class Redactor:
         ]
         return shown, dict(kwargs)
 
-    def _plain(self, value: Any, depth: int, cut: list[Any]) -> Any:
-        """Return `value` as JSON-like data; what is left out for its length or depth is added to `cut`."""
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else repr(value)
-        if isinstance(value, int):
-            return REDACTED if _CARD.fullmatch(str(value)) and _luhn(str(value)) else value
-        if isinstance(value, str):
-            if len(value) > MAX_TEXT:
-                cut.append(value)
-            return self.text(str(value))
-        if depth >= MAX_DEPTH:
-            cut.append(value)
-            return "…"
-        if isinstance(value, Mapping):
-            return {
-                self.text(str(key)): REDACTED if self.is_sensitive(key) else self._plain(item, depth + 1, cut)
-                for key, item in value.items()
-            }
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return [self._plain(item, depth + 1, cut) for item in value]
-        return self._text_of(value)
-
-    def _text_of(self, value: Any) -> str:
-        if isinstance(value, (datetime, date, time)):
-            return value.isoformat()
-        if isinstance(value, (Decimal, UUID)):
-            return str(value)
-        if isinstance(value, Enum):
-            return self.text(str(value.value))
+    def _asked(self, hook: Hook, kind: str, value: Any) -> Any:
+        if self.asking:  # the hook itself tells the history something, which it cannot judge meanwhile
+            return REDACTED
+        self._thread.asking = True
         try:
-            return self.text(repr(value))
-        except Exception as error:  # a repr of the project's own that fails
-            return f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
+            return hook(kind, value)
+        except self._interrupts:
+            raise
+        except Exception:  # what the project's own hook could not judge is not recorded
+            logger.warning("stackstate_redact_hook failed on %s, which is not recorded", kind, exc_info=True)
+            return REDACTED
+        finally:
+            self._thread.asking = False
 
 
-def printable(text: str) -> str:
-    """Return `text` as something that every store takes: no lone surrogates, no NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\\x00")
+def shortened(shown: str, most: int, *, of: str) -> str:
+    """Return what is shown of a text; when that is too long its beginning, with length and digest of the whole."""
+    return shown if len(shown) <= most else _noted(shown, most, of, tail=False)
 
 
-def _luhn(text: str) -> bool:
-    digits = [int(digit) for digit in text if digit.isdigit()]
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+def _noted(shown: str, most: int, whole: str, tail: bool) -> str:
+    note = f"… ({len(whole):,} characters, sha256 {digest(whole)[1]})"
+    room = most - len(note) - 1
+    return f"{note}\n{shown[-room:]}" if tail else f"{shown[:room]} {note}"
+
+
+def _cut(text: str, tail: bool) -> tuple[str, bool]:
+    """Return as much of `text` as is looked at, and whether that is its tail.
+
+    As far as one can see it neither begins nor ends within a secret: a tail begins with a line, or is none.
+    """
+    room = MAX_TEXT - _NOTE
+    lines = text[-room:].partition("\n")[2] if tail else ""
+    if lines.strip():
+        return lines, True
+    return text[: room - 2000] + _HALF_A_SECRET.sub("", text[room - 2000 : room]), False

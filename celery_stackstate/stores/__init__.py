@@ -14,8 +14,21 @@ ENTRY_POINT_GROUP = "celery_stackstate.stores"
 BUILTIN = {
     "memory": "celery_stackstate.stores.memory:MemoryStore",
     "sqlite": "celery_stackstate.stores.sqlite:SQLiteStore",
+    "django": "celery_stackstate.stores.django.store:DjangoStore",
     "redis": "celery_stackstate.stores.redis:RedisStore",
     "rediss": "celery_stackstate.stores.redis:RedisStore",
+    "valkey": "celery_stackstate.stores.redis:RedisStore",
+    "valkeys": "celery_stackstate.stores.redis:RedisStore",
+    "sentinel": "celery_stackstate.stores.redis:RedisStore",
+    "redis+cluster": "celery_stackstate.stores.redis:RedisStore",
+    "rediss+cluster": "celery_stackstate.stores.redis:RedisStore",
+    "postgresql": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "postgres": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "postgresql+psycopg": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "mysql": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "mysql+pymysql": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "mariadb": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
+    "mariadb+pymysql": "celery_stackstate.stores.sqlalchemy:SQLAlchemyStore",
 }
 
 

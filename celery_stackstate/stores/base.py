@@ -7,147 +7,69 @@ A store moves entries and keeps runs. Locks, limits, idempotency and the run his
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, TypeVar
 
-INT64_MIN = -(2**63)
-INT64_MAX = 2**63 - 1
+from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.stores.entry_data import (
+    INT64_MAX,
+    INT64_MIN,
+    Expect,
+    Guard,
+    GuardFailed,
+    Put,
+    PutResult,
+    StoredEntry,
+    check_expiry,
+    check_key,
+    check_value,
+)
+from celery_stackstate.stores.run_data import (
+    FIRST_EVENTS,
+    TEXT_SEARCH_LIMIT,
+    DroppedLogs,
+    RunFacts,
+    RunQuery,
+    RunRow,
+    RunStanding,
+    RunWrite,
+    StoredEvent,
+    StoredLog,
+    Tally,
+    sorted_tallies,
+)
 
+__all__ = [
+    "FIRST_EVENTS",
+    "INT64_MAX",
+    "INT64_MIN",
+    "TEXT_SEARCH_LIMIT",
+    "DroppedLogs",
+    "Expect",
+    "Guard",
+    "GuardFailed",
+    "Put",
+    "PutResult",
+    "RunFacts",
+    "RunQuery",
+    "RunRow",
+    "RunStanding",
+    "RunWrite",
+    "Store",
+    "StoredEntry",
+    "StoredEvent",
+    "StoredLog",
+    "Tally",
+    "check_expiry",
+    "check_key",
+    "check_value",
+    "sorted_tallies",
+]
 
-class Expect(Enum):
-    """What must be true of a key for a write to be applied, when it is not a version."""
-
-    ANY = "any"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
-    """One live key as the store holds it. Times are microseconds since 1970 of the store's clock.
-
-    `now` is that clock at the moment of the answer, so that a rule can compare times without a clock of its own.
-    """
-
-    key: bytes
-    value: bytes | int
-    version: int
-    expires: int | None
-    updated: int
-    now: int
-
-
-@dataclass(frozen=True, slots=True)
-class PutResult:
-    """The outcome of `put`: the entry as stored when it was applied, else the one that stood in its way (or None)."""
-
-    applied: bool
-    entry: StoredEntry | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """One fact of a run. `uid` is unique in its run: appending the same uid again changes nothing."""
-
-    uid: str
-    at: int
-    name: str
-    execution: str | None
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLog:
-    """One log line of a run. `(execution, seq)` is unique in its run: appending it again changes nothing."""
-
-    execution: str
-    seq: int
-    at: int
-    level: int
-    logger: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """The summary columns of a run that never change once they are known: the first writer of each column wins."""
-
-    task: str | None = None
-    queue: str | None = None
-    key: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
-    created: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunStanding:
-    """The summary columns that follow the run's life: the write with the highest rank wins as a whole.
-
-    Equal rank replaces. A column left None in a winning write becomes None. `forget` is the time after which `purge`
-    may delete the run and everything of it; None keeps it.
-    """
-
-    status: str = "QUEUED"
-    worker: str | None = None
-    retries: int = 0
-    waited: int | None = None
-    started: int | None = None
-    finished: int | None = None
-    error: str | None = None
-    forget: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunWrite:
-    """What one writer learned about one run. Ranks stay below 2**53."""
-
-    run_id: str
-    rank: int
-    facts: RunFacts = field(default_factory=RunFacts)
-    standing: RunStanding | None = None
-    events: Sequence[StoredEvent] = ()
-    logs: Sequence[StoredLog] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """The summary of one run."""
-
-    run_id: str
-    rank: int
-    facts: RunFacts
-    standing: RunStanding
-
-
-@dataclass(frozen=True, slots=True)
-class RunQuery:
-    """Which runs to list; each filter that is given must hold.
-
-    `since` is inclusive and `until` exclusive, both of `created`. `after` is the `(created, run_id)` of the last run of
-    the page before. `text` is a case-insensitive substring of the id, the task name, the key or the error, looked for
-    among the newest `TEXT_SEARCH_LIMIT` runs that match the other filters.
-    """
-
-    status: tuple[str, ...] = ()
-    task: str | None = None
-    worker: str | None = None
-    queue: str | None = None
-    key: str | None = None
-    parent_id: str | None = None
-    root_id: str | None = None
-    ids: tuple[str, ...] | None = None
-    since: int | None = None
-    until: int | None = None
-    text: str | None = None
-    after: tuple[int, str] | None = None
-    oldest_first: bool = False
-    offset: int = 0
-    limit: int = 100
-
-
-TEXT_SEARCH_LIMIT = 10_000
+T = TypeVar("T")
 
 
 class Store(ABC):
@@ -206,6 +128,51 @@ class Store(ABC):
             StoreUnavailable: It cannot be reached now.
         """
 
+    def pending(self) -> list[str]:
+        """Return a line for each thing that `install` would do now. Creates and changes nothing.
+
+        Raises:
+            ConfigurationError: As in `check`.
+            StoreUnavailable: The place cannot be reached now.
+        """
+        return []
+
+    def server(self) -> str:
+        """Return the name and the version of what keeps the data, "" where there is nothing to tell."""
+        return ""
+
+    def install(self) -> list[str]:
+        """Create or upgrade the tables this place needs; return one line for each thing done.
+
+        Raises:
+            ConfigurationError: The account may not, or the tables are of a newer release.
+            StoreUnavailable: The place cannot be reached now.
+        """
+        return []
+
+    def in_transaction(self) -> bool:
+        """Return whether calls of this thread would join a transaction that its caller has open."""
+        return False
+
+    def on_commit(self, work: Callable[[], object]) -> None:
+        """Do `work` when that transaction is committed, and not at all when it is rolled back; at once without one."""
+        work()
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """Do `work`, whose calls do not join that transaction, and return what it returns."""
+        return work()
+
+    def joining(self, session: Any) -> AbstractContextManager[None]:
+        """Let the calls of this context join the transaction of a SQLAlchemy session, inside of the block.
+
+        Raises:
+            ConfigurationError: This store cannot, or that session is not one of its own database.
+        """
+        raise ConfigurationError(
+            "this store cannot join a SQLAlchemy session; one with a postgresql://, mysql:// or mariadb:// URL can, "
+            "when the session is on the same database"
+        )
+
     @abstractmethod
     def close(self) -> None:
         """Close this process's connections. A later call opens new ones."""
@@ -230,13 +197,51 @@ class Store(ABC):
         ttl: int | None = None,
         expires: int | None = None,
         linger: int = 0,
+        guard: Guard | None = None,
     ) -> PutResult:
         """Write `key` if it is as expected, atomically.
 
         `Expect.ABSENT` needs no live entry, a version needs a live entry of exactly that version, `Expect.ANY` needs
         nothing. The new entry has the expiry given here: without one it has none, whatever it had before.
         When it is not applied, nothing changes and the answer holds the live entry that stood in the way, if any.
+
+        Raises:
+            GuardFailed: The entry that `guard` names is not live, or has another version; decided in the same atomic
+                step, before `expect`. Nothing changed.
         """
+
+    def put_and_append(
+        self,
+        key: bytes,
+        value: bytes | int,
+        writes: Sequence[RunWrite],
+        *,
+        expect: Expect | int = Expect.ANY,
+        ttl: int | None = None,
+        linger: int = 0,
+    ) -> PutResult:
+        """Put, and where that is applied append `writes` in the same atomic step, if it takes no further round trip.
+
+        Where the answer's `appended` is False nothing was appended.
+
+        Raises:
+            ValueError: As in `append`. Nothing changed.
+        """
+        return self.put(key, value, expect=expect, ttl=ttl, linger=linger)
+
+    def put_all(self, puts: Sequence[Put]) -> None:
+        """Put each that is as expected and pass over the others, in one round trip where the place allows it.
+
+        When it fails some may have been put; doing it again then puts the others.
+
+        Raises:
+            ValueError, TypeError, OverflowError: One of them cannot be put. Nothing changed.
+        """
+        for put in puts:
+            check_key(put.key)
+            check_value(put.value)
+        for put in puts:
+            self.put(put.key, put.value, expect=put.expect)
 
     @abstractmethod
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
@@ -244,6 +249,20 @@ class Store(ABC):
 
         `Expect.ABSENT` is refused with ValueError.
         """
+
+    def remove_all(self, keys: Sequence[bytes], *, expect: Expect | int = Expect.ANY) -> int:
+        """Remove those of `keys` that are live and as expected, as `remove` does; return how many there were.
+
+        In one round trip where the place allows it. When it fails some may have been removed.
+
+        Raises:
+            ValueError, TypeError: One of them is no key, or `expect` nothing to expect. Nothing changed.
+        """
+        if expect is Expect.ABSENT or not isinstance(expect, (Expect, int)):
+            raise ValueError(f"what is removed has a version or any, not {expect!r}")
+        for key in keys:
+            check_key(key)
+        return sum(self.remove(key, expect=expect) is not None for key in keys)
 
     @abstractmethod
     def add(
@@ -255,15 +274,19 @@ class Store(ABC):
         expires: int | None = None,
         floor: int | None = None,
         ceiling: int | None = None,
+        guard: Guard | None = None,
+        prolong: bool = False,
     ) -> int:
         """Add `delta` to the integer at `key`, starting from 0 when it is absent; return the new integer, atomically.
 
-        `ttl` or `expires` count only when this call creates the key; otherwise the expiry stays as it was.
+        `ttl` or `expires` count only when this call creates the key; otherwise the expiry stays as it was, unless
+        `prolong` gives the key the expiry of this call.
 
         Raises:
             NotACounter: The key holds bytes. Nothing changed.
             CounterRange: The result would be below `floor`, above `ceiling` or outside int64. Nothing changed; the
                 error's `value` is the integer that stands there (0 when absent).
+            GuardFailed: As in `put`.
         """
 
     @abstractmethod
@@ -282,11 +305,21 @@ class Store(ABC):
         Facts and standing are merged as `RunFacts` and `RunStanding` say, so that the order in which writers arrive
         does not matter. A write without a standing changes no ranked column, but creates the run if need be.
         Appending the same write twice is the same as appending it once.
+
+        Of each text in facts and standing the first 1,024 bytes of UTF-8 are kept, of `error` 4,096; filters compare
+        with what is kept.
+
+        The lines that `dropped` names are deleted. With `most_events` the run then keeps no more than that many
+        events, the `FIRST_EVENTS` oldest and the newest; with `most_logs` no more log lines than that, the newest.
+
+        Raises:
+            ValueError: A run id, uid or execution has more than 255 characters, or a text has a NUL or a lone
+                surrogate. Nothing of any write is applied.
         """
 
     @abstractmethod
     def run(self, run_id: str) -> tuple[RunRow, list[StoredEvent]] | None:
-        """Return the summary and all events of one run, events by time then by order of arrival; None if unknown."""
+        """Return the summary and all events of one run, events by `(at, uid)`; None if unknown."""
 
     @abstractmethod
     def runs(self, query: RunQuery) -> list[RunRow]:
@@ -300,9 +333,29 @@ class Store(ABC):
     def count_runs(self, query: RunQuery, *, cap: int = 10_000) -> int:
         """Return how many runs match, ignoring `after`, `offset` and `limit`; counting stops at `cap`."""
 
+    def tally(self, since: int, until: int, *, cap: int = 100_000) -> list[Tally]:
+        """Return how many runs with `since <= created < until` each task has in each status, by task and status.
+
+        Looks at no more than about `cap` runs, the newest ones. In one round trip where the place allows it.
+        """
+        counts: Counter[tuple[str | None, str]] = Counter()
+        query, left = RunQuery(since=since, until=until), cap
+        while left > 0:
+            query = replace(query, limit=min(left, 1000))
+            rows = self.runs(query)
+            counts.update((row.facts.task, row.standing.status) for row in rows)
+            left -= len(rows)
+            if len(rows) < query.limit:
+                break
+            query = replace(query, after=(rows[-1].facts.created or 0, rows[-1].run_id))
+        return sorted_tallies(counts)
+
     @abstractmethod
     def run_names(self, column: str, *, limit: int = 500) -> list[str]:
-        """Return the sorted distinct values of `column`: "task", "worker" or "queue". Purged values may linger."""
+        """Return the sorted distinct values of `column`: "task", "worker", "queue" or "host".
+
+        Purged values may linger.
+        """
 
     @abstractmethod
     def logs(
@@ -313,32 +366,13 @@ class Store(ABC):
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def remove_runs(self, run_ids: Sequence[str]) -> int:
+        """Delete these runs with everything of them, each atomically; return how many there were."""
+
+    @abstractmethod
     def purge(self, *, limit: int = 1000) -> int:
         """Delete up to about `limit` ended entries and forgotten runs with everything of them; return how many.
 
         0 means there is nothing left to do. No live entry and no run before its `forget` is touched. Concurrent
         calls of other verbs are not held up for longer than one batch takes.
         """
-
-
-def check_key(key: bytes) -> None:
-    """Raise ValueError unless `key` is bytes of a length that every store takes."""
-    if not isinstance(key, bytes) or not 1 <= len(key) <= 2048:
-        raise ValueError(f"a store key is 1 to 2048 bytes, not {key!r:.80}")
-
-
-def check_value(value: Any) -> None:
-    """Raise TypeError or OverflowError unless `value` is bytes or an int64."""
-    if isinstance(value, bool) or not isinstance(value, (bytes, int)):
-        raise TypeError(f"a store value is bytes or an integer, not {type(value).__name__}")
-    if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
-        raise OverflowError(f"{value} is outside the range of int64")
-
-
-def check_expiry(ttl: int | None, expires: int | None) -> None:
-    """Raise ValueError when both are given, or one is not positive."""
-    if ttl is not None and expires is not None:
-        raise ValueError("give ttl or expires, not both")
-    for name, number in (("ttl", ttl), ("expires", expires)):
-        if number is not None and number <= 0:
-            raise ValueError(f"{name} must be positive, not {number}")

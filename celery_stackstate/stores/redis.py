@@ -9,79 +9,70 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from celery_stackstate.errors import ConfigurationError, CounterRange, NotACounter
-from celery_stackstate.stores import rules
-from celery_stackstate.stores.base import Expect, PutResult, StoredEntry, check_key
+from celery_stackstate.errors import CounterRange, NotACounter
+from celery_stackstate.stores import redis_check, rules
+from celery_stackstate.stores import redis_run_data as data
+from celery_stackstate.stores.base import Expect, Guard, GuardFailed, Put, PutResult, RunWrite, StoredEntry, check_key
 from celery_stackstate.stores.redis_client import ScriptClient
 from celery_stackstate.stores.redis_runs import RedisRuns
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-OLDEST_SERVER = (6, 2)
-
 #: So many keys of ended entries one script of `scan` may pass over, and so many `purge` may drop.
 BUDGET = 5000
 BATCH = 500
+#: So many writes are sent before the first answer is read.
+PIPELINE = 100
 
 Shown = Sequence[Any]
 
 
 class RedisStore(RedisRuns):
-    """A store in the Redis that `redis://` or `rediss://` names, through redis-py.
+    """A store in a Redis or Valkey, through the connections of redis-py.
 
-    redis-py's options are taken from the URL (`ssl_ca_certs`, `client_name`, ...), except those that would break the
-    promises of a store; `max_connections` (default 50) bounds the connections of one process.
+    | URL | the server in charge |
+    |---|---|
+    | `redis://user:password@host:6379/0`, `valkey://...` | this one |
+    | `sentinel://user:password@host:26379,host2:26379/master-name/0` | the master that these Sentinels name |
+    | `redis+cluster://user:password@host:7000,host2:7001` | the node with the slot of the prefix, asked of these |
+
+    `rediss://`, `valkeys://` and `rediss+cluster://` encrypt, `sentinel://...?ssl=true` too, the Sentinels included.
+    User and password are those of the data servers; those of the Sentinels are the options `sentinel_username` and
+    `sentinel_password`. redis-py's options are taken from the URL (`ssl_ca_certs`, `client_name`, ...), except those
+    that would break the promises of a store; `max_connections` (default 50) bounds the connections of one process.
+
+    A failover is an outage: calls raise StoreUnavailable until there is a new server in charge, which is then found
+    without a restart. What the old one acknowledged last may be lost with it. The same goes for a slot of a cluster
+    while it moves: lists, history and new keys wait until it has arrived.
     """
 
-    schemes = ("redis", "rediss")
+    schemes = ("redis", "rediss", "valkey", "valkeys", "sentinel", "redis+cluster", "rediss+cluster")
     shared_between_hosts = True
 
-    def __init__(self, client: ScriptClient, prefix: str) -> None:
+    def __init__(self, client: ScriptClient, base: bytes) -> None:
         self._client = client
-        # Percent signs in place of braces: the tag ends where it should, whatever the prefix says.
-        self._base = b"{stackstate:%s}:" % quote(prefix, safe="").encode()
-        self._index = self._base + b"keys"
-        self._expiry = self._base + b"ends"
-        self._entries = self._base + b"e:"
+        self._base = base
+        self._index = base + b"keys"
+        self._expiry = base + b"ends"
+        self._entries = base + b"e:"
 
     @classmethod
     def from_url(cls, url: str, *, prefix: str, timeout: float) -> Self:
-        """Make a store of a `redis://` or `rediss://` URL."""
-        return cls(ScriptClient(url, rules.check_timeout(timeout)), rules.check_prefix(prefix))
+        """Make a store of a URL of one of the forms above."""
+        # Percent signs in place of braces: the tag ends where it should, whatever the prefix says.
+        base = b"{stackstate:%s}:" % quote(rules.check_prefix(prefix), safe="").encode()
+        return cls(ScriptClient(url, rules.check_timeout(timeout), base), base)
 
     def check(self) -> list[str]:
         """Connect; refuse a server that is too old, and warn of one that evicts or forgets."""
         self._client.run("get", [self._entries])
-        try:
-            info = _parsed(self._client.command("INFO"))
-        except ConfigurationError:
-            return [
-                "Redis does not show INFO to this user: make sure of maxmemory-policy noeviction and of persistence"
-            ]
-        version = info.get("redis_version", "")
-        if _numbers(version) < OLDEST_SERVER:
-            raise ConfigurationError(f"stackstate_url: the server is Redis {version}; the store needs 6.2 or newer")
-        warnings = []
-        policy = info.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            warnings.append(
-                f"Redis has maxmemory-policy {policy}: under memory pressure it deletes locks and idempotency keys; "
-                "set noeviction"
-            )
-        if info.get("role") == "slave":
-            warnings.append("Redis is a replica: writes will fail; name the primary in stackstate_url")
-        if info.get("aof_enabled") == "0" and not self._snapshots():
-            warnings.append("Redis has no persistence: a restart loses everything; set appendonly yes")
-        return warnings
+        redis_check.check_layout(self._client, self._base + b"layout")
+        return redis_check.warnings(self._client)
 
-    def _snapshots(self) -> bool:
-        """Return whether the server saves snapshots; True as well where it does not tell."""
-        try:
-            answer = self._client.command("CONFIG", "GET", "save")
-        except ConfigurationError:
-            return True
-        return len(answer) < 2 or bool(answer[1])
+    def server(self) -> str:
+        """Ask the server for its version."""
+        return redis_check.server(self._client)
 
     def close(self) -> None:
         """Close this process's connections. A later call opens new ones."""
@@ -114,20 +105,58 @@ class RedisStore(RedisRuns):
         ttl: int | None = None,
         expires: int | None = None,
         linger: int = 0,
+        guard: Guard | None = None,
     ) -> PutResult:
         """Write `key` if it is as expected, atomically."""
         rules.check_put(key, value, expect, ttl, expires)
-        kind = "b" if isinstance(value, bytes) else "i"
-        linger = min(linger, rules.MAX_MOMENT)
-        args = (key, kind, value, _expected(expect), _moment(ttl), _moment(expires), linger)
-        now, applied, shown = self._client.run("put", self._keys(key), args)
+        args = _put_args(key, value, expect, ttl, expires, linger)
+        now, applied, shown = self._client.run("put", *self._guarded(key, args, guard))
+        if applied == 2:
+            raise GuardFailed
         return PutResult(applied == 1, _entry(key, shown, now))
+
+    def put_and_append(
+        self,
+        key: bytes,
+        value: bytes | int,
+        writes: Sequence[RunWrite],
+        *,
+        expect: Expect | int = Expect.ANY,
+        ttl: int | None = None,
+        linger: int = 0,
+    ) -> PutResult:
+        """Put, and append where that is applied, in one script."""
+        rules.check_put(key, value, expect, ttl, None)
+        added = data.flattened([rules.kept(write) for write in writes])
+        args = (*_put_args(key, value, expect, ttl, None, linger), self._base, *added)
+        now, applied, shown = self._client.run("put_and_append", self._keys(key), args)
+        return PutResult(applied == 1, _entry(key, shown, now), appended=applied == 1)
+
+    def put_all(self, puts: Sequence[Put]) -> None:
+        """Put each that is as expected, in one round trip for each hundred."""
+        for put in puts:
+            rules.check_put(put.key, put.value, put.expect, None, None)
+        calls = [(self._keys(put.key), _put_args(put.key, put.value, put.expect, None, None, 0)) for put in puts]
+        deadline = self._client.deadline()
+        for start in range(0, len(calls), PIPELINE):
+            self._client.run_each("put", calls[start : start + PIPELINE], deadline=deadline)
 
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
         """Remove the live entry of `key` and return it, atomically."""
         rules.check_remove(key, expect)
         now, shown = self._client.run("remove", self._keys(key), (key, _expected(expect)))
         return _entry(key, shown, now)
+
+    def remove_all(self, keys: Sequence[bytes], *, expect: Expect | int = Expect.ANY) -> int:
+        """Remove those of `keys` that are live and as expected, in one round trip for each hundred."""
+        for key in keys:
+            rules.check_remove(key, expect)
+        calls = [(self._keys(key), (key, _expected(expect))) for key in keys]
+        deadline, removed = self._client.deadline(), 0
+        for start in range(0, len(calls), PIPELINE):
+            answers = self._client.run_each("remove", calls[start : start + PIPELINE], deadline=deadline)
+            removed += sum(shown is not None for _, shown in answers)
+        return removed
 
     def add(
         self,
@@ -138,12 +167,16 @@ class RedisStore(RedisRuns):
         expires: int | None = None,
         floor: int | None = None,
         ceiling: int | None = None,
+        guard: Guard | None = None,
+        prolong: bool = False,
     ) -> int:
         """Add `delta` to the integer at `key` and return the new integer, atomically."""
         rules.check_add(key, delta, ttl, expires)
         bounds = ("" if floor is None else floor, "" if ceiling is None else ceiling)
-        args = (key, delta, _moment(ttl), _moment(expires), *bounds)
-        outcome, *number = self._client.run("add", self._keys(key), args)
+        args = (key, delta, _moment(ttl), _moment(expires), *bounds, int(prolong))
+        outcome, *number = self._client.run("add", *self._guarded(key, args, guard))
+        if outcome == b"guard":
+            raise GuardFailed
         if outcome == b"type":
             raise NotACounter(f"the key {key!r:.80} holds bytes, not a counter")
         if outcome == b"range":
@@ -163,6 +196,10 @@ class RedisStore(RedisRuns):
             pairs = zip(found[::2], found[1::2], strict=True)
             entries += [entry for key, shown in pairs if (entry := _entry(key, shown, now)) is not None]
         return entries
+
+    def _guarded(self, key: bytes, args: tuple[Any, ...], guard: Guard | None) -> tuple[list[bytes], tuple[Any, ...]]:
+        keys = self._keys(key)
+        return (keys, args) if guard is None else ([*keys, self._entries + guard.key], (*args, guard.version))
 
     def _keys(self, key: bytes) -> list[bytes]:
         return [self._entries + key, self._index, self._expiry]
@@ -190,18 +227,16 @@ def _entry(key: bytes, shown: Shown | None, now: bytes) -> StoredEntry | None:
     return StoredEntry(key, number_or_bytes, int(version), int(expires) if expires else None, int(updated), int(now))
 
 
+def _put_args(
+    key: bytes, value: bytes | int, expect: Expect | int, ttl: int | None, expires: int | None, linger: int
+) -> tuple[Any, ...]:
+    kind = "b" if isinstance(value, bytes) else "i"
+    return key, kind, value, _expected(expect), _moment(ttl), _moment(expires), min(linger, rules.MAX_MOMENT)
+
+
 def _expected(expect: Expect | int) -> str | int:
     return expect.value if isinstance(expect, Expect) else expect
 
 
 def _moment(micros: int | None) -> str | int:
     return "" if micros is None else min(micros, rules.MAX_MOMENT)
-
-
-def _parsed(info: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
-    return {name: value for name, colon, value in lines if colon}
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -1,67 +1,78 @@
-"""Scripts over connections of our own: bounded in number and time, never repeated, honest about lost replies.
+"""Scripts over connections of our own: bounded in number and time, repeated only when certainly not run.
 
-redis-py's client retries commands blindly and takes several timeouts for one call. Its connections are used directly,
-which also saves a third of the time of each call.
+A server that answers MOVED, ASK, TRYAGAIN, CLUSTERDOWN or READONLY ran nothing, and neither did one that was not
+reached: then, and only then, a call is sent again, with pauses and within its deadline.
 """
 
 from __future__ import annotations
 
 import os
-import threading
+import random
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import sha1
 from importlib import import_module
 from importlib.resources import files
+from itertools import count
 from typing import Any
 
-from celery_stackstate.errors import ConfigurationError, StackStateError, StoreUnavailable
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.stores.redis_line import Line
+from celery_stackstate.stores.redis_places import Place, place_of
+from celery_stackstate.stores.redis_url import Address, parse
+from celery_stackstate.stores.redis_wire import Wire, Words
+from celery_stackstate.stores.slots import Slots
 
-#: Scripts that work on runs get the helpers of run_common.lua as well.
-RUN_SCRIPTS = frozenset({"append", "run", "rows", "walk", "logs", "purge_runs"})
+#: The helpers that scripts need besides those of common.lua.
+HELPERS = {
+    "append": ("run_common", "run_trim", "run_append"),
+    "put": ("put_entry",),
+    "put_and_append": ("put_entry", "run_common", "run_trim", "run_append"),
+    **dict.fromkeys(("run", "rows", "walk", "purge_runs", "remove_runs"), ("run_common",)),
+}
 
-DEFAULT_MAX_CONNECTIONS = 50
-
-#: Errors that a server answers while it cannot serve; it ran nothing, and another connection may find a better one.
-PASSING = (
-    "LOADING",
-    "READONLY",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "BUSY",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-    "MOVED",
+#: Scripts that touch keys which they cannot name beforehand.
+SLOT_SCRIPTS = frozenset(
+    ("append", "put_and_append", "run", "rows", "walk", "tally", "purge_runs", "remove_runs", "scan", "purge")
 )
+
+#: So often one call tries another server after one that it did not reach.
+SEARCHES = 2
+LONGEST_PAUSE = 0.2
 
 
 @cache
 def script(name: str) -> tuple[str, bytes]:
     """Return the SHA and the source of the script `name`."""
     folder = files("celery_stackstate.stores") / "lua"
-    parts = ["common", *(["run_common"] if name in RUN_SCRIPTS else []), name]
+    parts = ["common", *HELPERS.get(name, ()), name]
     source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
     return sha1(source).hexdigest(), source  # noqa: S324 - the name Redis gives to a script
 
 
 class _Pool:
-    """The connections of one process."""
+    """The connections of one process, and what it knows of the place."""
 
-    def __init__(self, make: Callable[[], Any], size: int) -> None:
+    def __init__(self, place: Place, size: int) -> None:
         self.pid = os.getpid()
-        self.make = make
-        self.idle: deque[Any] = deque()
-        self.slots = threading.BoundedSemaphore(size)
+        self.place = place
+        self.idle: defaultdict[Address, deque[Line]] = defaultdict(deque)
+        self.slots = Slots(size)
         self.closed = False
 
     def close(self) -> None:
         self.closed = True
-        while self.idle:
-            self.idle.pop().disconnect()
+        for address in list(self.idle):
+            self.drop(address)
+
+    def drop(self, address: Address) -> None:
+        """Close the idle connections to `address`."""
+        with suppress(IndexError):
+            while True:
+                self.idle[address].pop().disconnect()
 
 
 #: Pools that a parent opened: kept, so that nothing in a child closes their sockets.
@@ -69,18 +80,23 @@ _inherited: list[_Pool] = []
 
 
 class ScriptClient:
-    """Runs scripts and commands, each in one round trip and within one deadline."""
+    """Runs scripts and commands on the server in charge, each in one round trip and within one deadline."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, base: bytes) -> None:
         try:
             redis: Any = import_module("redis")
         except ImportError as error:
             raise ConfigurationError(
-                "stackstate_url: a redis:// store needs redis-py; install celery-stackstate[redis]"
+                "stackstate_url: a Redis store needs redis-py; install celery-stackstate[redis]"
             ) from error
         self._errors: Any = redis.exceptions
         self.timeout = timeout
-        self._connection_class, self._options, self._size = _connection_options(redis, url, timeout)
+        self._target = parse(redis, url, timeout)
+        self._tag = base[base.index(b"{") + 1 : base.index(b"}")]
+        # No such key ever exists. While a slot moves between nodes, key by key, Redis refuses scripts that name a key
+        # which is not there: so none that finds its keys by itself sees, or changes, half a slot.
+        self._gate = base + b"gate" if self._target.cluster else None
+        self._wire = Wire("Redis", redis.exceptions, self._target.connection_class, self._target.options, timeout)
         self._pool = self._new_pool()
 
     def close(self) -> None:
@@ -99,19 +115,29 @@ class ScriptClient:
             StoreUnavailable: The server was not reached, did not answer in time, or cannot serve now.
             ConfigurationError: The user may not connect, or may not run scripts.
         """
+        return self.run_each(name, [(keys, args)], deadline=deadline)[0]
+
+    def run_each(
+        self, name: str, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]], *, deadline: float | None = None
+    ) -> list[Any]:
+        """Run a script several times in one round trip and return the answers. When one fails, others may have run."""
         sha, source = script(name)
-        by_name = ("EVALSHA", sha, len(keys), *keys, *args)
-        in_full = ("EVAL", source, *by_name[2:])
-        return self._call(by_name, in_full, self.deadline() if deadline is None else deadline)
+        gate = (self._gate,) if self._gate is not None and name in SLOT_SCRIPTS else ()
+        commands = [("EVALSHA", sha, len(keys) + len(gate), *keys, *gate, *args) for keys, args in calls]
+        return self._call(commands, source, self.deadline() if deadline is None else deadline)
 
     def command(self, *words: Any) -> Any:
         """Run one command and return its answer."""
-        return self._call(words, words, self.deadline())
+        return self._call([words], b"", self.deadline())[0]
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the place although it works."""
+        return self._mine().place.warnings(self.deadline())
 
     # -- connections -----------------------------------------------------------------------------------------------
 
     def _new_pool(self) -> _Pool:
-        return _Pool(lambda: self._connection_class(**self._options), self._size)
+        return _Pool(place_of(self._target, self._wire, self._tag), self._target.max_connections)
 
     def _mine(self) -> _Pool:
         if self._pool.pid != os.getpid():
@@ -119,120 +145,93 @@ class ScriptClient:
             self._pool = self._new_pool()
         return self._pool
 
-    def _call(self, words: tuple[Any, ...], without_cache: tuple[Any, ...], deadline: float) -> Any:
+    def _call(self, commands: Sequence[Words], source: bytes, deadline: float) -> list[Any]:
         pool = self._mine()
-        if not pool.slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise StoreUnavailable(f"Redis: all {self._size} connections are busy", maybe_applied=False)
-        connection, clean = None, False
+        slot = pool.slots.take(deadline - time.monotonic())
+        if slot is None:
+            raise StoreUnavailable(
+                f"Redis: all {self._target.max_connections} connections are busy", maybe_applied=False
+            )
         try:
-            connection = self._ready(pool)
-            try:
-                answer = self._talk(connection, words, deadline)
-            except self._errors.NoScriptError:
-                answer = self._talk(connection, without_cache, deadline)
-            clean = True
-            return answer
-        except self._errors.ResponseError as error:
-            raise self._refused(error) from error
+            return self._served(pool, commands, source, deadline)
         finally:
-            if connection is not None:
-                self._give_back(pool, connection, clean)
-            pool.slots.release()
+            pool.slots.free.append(slot)
 
-    def _ready(self, pool: _Pool) -> Any:
+    def _served(self, pool: _Pool, commands: Sequence[Words], source: bytes, deadline: float) -> list[Any]:
+        """Send the call to the server in charge, and again where and when it certainly was not run."""
+        place, asked = pool.place, None
+        for tries in count():
+            address = asked or place.server or place.find(deadline)
+            try:
+                return self._once(pool, address, commands, source, deadline, asked is not None)
+            except self._errors.ResponseError as error:
+                failure: Exception = self._wire.refused(error)
+                failure.__cause__ = error
+                again, asked = place.refused(error, address)
+            except StoreUnavailable as error:
+                failure, asked = error, None
+                again = place.lost(address) and not error.maybe_applied and tries < SEARCHES
+            if place.server != address:
+                pool.drop(address)
+            if not again or not _pause(tries, deadline):
+                raise failure
+        raise AssertionError
+
+    def _once(
+        self, pool: _Pool, address: Address, commands: Sequence[Words], source: bytes, deadline: float, asking: bool
+    ) -> list[Any]:
+        """Talk once to one server; one that does not know the script by its name gets its source."""
+        line, clean = self._ready(pool, address, deadline), False
+        try:
+            try:
+                answers = self._talk(line, commands, deadline, asking)
+            except self._errors.NoScriptError:
+                first, *others = commands
+                answers = self._talk(line, [("EVAL", source, *first[2:]), *others], deadline, asking)
+            clean = True
+            return answers
+        except self._errors.ResponseError:
+            clean = True
+            raise
+        finally:
+            self._give_back(pool, address, line, clean)
+
+    def _talk(self, line: Line, commands: Sequence[Words], deadline: float, asking: bool) -> list[Any]:
+        if not asking:
+            return self._wire.talk(line, commands, deadline)
+        return [self._wire.talk(line, [("ASKING",), words], deadline)[1] for words in commands]
+
+    def _ready(self, pool: _Pool, address: Address, deadline: float) -> Line:
         """Return a connection that is open; nothing was sent yet, so every failure here is a clean one."""
         try:
-            connection = pool.idle.pop()
+            line = pool.idle[address].pop()
         except IndexError:
-            connection = pool.make()
-        try:
-            try:
-                # Readable while idle means that the server closed it, or that an old answer is left.
-                stale = connection._sock is not None and connection.can_read(timeout=0)
-            except (self._errors.ConnectionError, self._errors.TimeoutError, OSError):
-                stale = True
-            if stale:
-                connection.disconnect()
-            connection.connect()
-        except self._errors.AuthenticationError as error:
-            connection.disconnect()
-            raise self._locked_out(error) from error
-        except (self._errors.RedisError, OSError) as error:
-            connection.disconnect()
-            raise StoreUnavailable(f"Redis cannot be reached: {error}", maybe_applied=False) from error
-        return connection
+            line = self._wire.new(address)
+        else:
+            if line.is_quiet():
+                return line
+            line.disconnect()
+            if pool.place.lost(address):
+                # Whoever closed it may have been replaced.
+                raise StoreUnavailable("Redis closed the connection", maybe_applied=False)
+        self._wire.open(line, deadline)
+        return line
 
-    def _talk(self, connection: Any, words: tuple[Any, ...], deadline: float) -> Any:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            raise StoreUnavailable(f"Redis took longer than {self.timeout} s", maybe_applied=False)
-        connection._sock.settimeout(remaining)
-        try:
-            connection.send_command(*words, check_health=False)
-            return connection.read_response()
-        except (self._errors.ConnectionError, self._errors.TimeoutError, OSError) as error:
-            if isinstance(error, self._errors.AuthenticationError):
-                raise self._locked_out(error) from error
-            if isinstance(error, self._errors.BusyLoadingError):
-                raise StoreUnavailable(f"Redis: {error}", maybe_applied=False) from error
-            raise StoreUnavailable(f"Redis gave no answer: {error}", maybe_applied=True) from error
-
-    def _give_back(self, pool: _Pool, connection: Any, clean: bool) -> None:
+    def _give_back(self, pool: _Pool, address: Address, line: Line, clean: bool) -> None:
         if pool.pid != os.getpid():
             return
-        if not clean or pool.closed:
-            connection.disconnect()
-        if not pool.closed:
-            pool.idle.append(connection)
-
-    def _locked_out(self, error: Exception) -> ConfigurationError:
-        return ConfigurationError(
-            f"stackstate_url: Redis refuses the user name or password ({error}); correct them in the URL"
-        )
-
-    def _refused(self, error: Exception) -> StackStateError:
-        if isinstance(error, self._errors.NoPermissionError):
-            return ConfigurationError(
-                f"stackstate_url: the Redis user may not do what the store needs ({error}); "
-                "grant it +@read +@write +@scripting +time on its keys"
-            )
-        if "unauthenticated" in str(error):
-            return self._locked_out(error)
-        # redis-py cuts the code of those errors that it has a class for.
-        passing = type(error) is not self._errors.ResponseError or str(error).startswith(PASSING)
-        return StoreUnavailable(f"Redis refused: {error}", maybe_applied=not passing)
+        if clean and not pool.closed:
+            pool.idle[address].append(line)
+        else:
+            line.disconnect()
 
 
-def _connection_options(redis: Any, url: str, timeout: float) -> tuple[Any, dict[str, Any], int]:
-    """Read the URL with redis-py, and overrule what would break the store's promises."""
-    try:
-        options: dict[str, Any] = redis.connection.parse_url(url)
-        size = int(options.pop("max_connections", DEFAULT_MAX_CONNECTIONS))
-        connection_class = options.pop("connection_class", redis.Connection)
-        options.update(_own_options(timeout))
-        connection_class(**options)
-    except (ValueError, TypeError, redis.RedisError) as error:
-        raise ConfigurationError(
-            f"stackstate_url: not a Redis URL, or one of its options is wrong ({error}); "
-            "write redis://user:password@host:6379/0"
-        ) from error
-    if size < 1:
-        raise ConfigurationError(f"stackstate_url: max_connections must be at least 1, not {size}")
-    return connection_class, options, size
-
-
-def _own_options(timeout: float) -> dict[str, Any]:
-    retry = import_module("redis.retry").Retry
-    no_backoff = import_module("redis.backoff").NoBackoff
-    return {
-        "socket_connect_timeout": timeout / 2,
-        "socket_timeout": timeout / 2,
-        "retry": retry(no_backoff(), 0),
-        "retry_on_timeout": False,
-        "retry_on_error": [],
-        "health_check_interval": 0,
-        "decode_responses": False,
-        "encoding": "utf-8",
-        "encoding_errors": "strict",
-        "protocol": 2,
-    }
+def _pause(tries: int, deadline: float) -> bool:
+    """Wait a little before the next try, the longer the more there were; return False when there is no time for one."""
+    if tries == 0:
+        return True
+    seconds = min(LONGEST_PAUSE, 0.02 * 2**tries) * random.uniform(0.5, 1.5)  # noqa: S311 - so that not all come at once
+    if time.monotonic() + seconds >= deadline:
+        return False
+    time.sleep(seconds)
+    return True

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from heapq import merge
 from typing import Any
 
+from celery_stackstate.stores import redis_run_data as data
 from celery_stackstate.stores import rules
 from celery_stackstate.stores.base import (
     TEXT_SEARCH_LIMIT,
-    RunFacts,
     RunQuery,
     RunRow,
-    RunStanding,
     RunWrite,
     Store,
     StoredEvent,
     StoredLog,
+    Tally,
+    sorted_tallies,
 )
 from celery_stackstate.stores.redis_client import ScriptClient
 
-#: The fields of a run in Lua, in the order in which they travel.
-FACTS = {"task": "t", "queue": "q", "key": "k", "parent_id": "p", "root_id": "o", "created": "c"}
-STANDING = ("status", "worker", "retries", "waited", "started", "finished", "error", "forget")
-INDEXED = {"task": "t", "worker": "w", "queue": "q", "key": "k", "parent_id": "p", "root_id": "o"}
+#: The letter of each column that has an index, by which `walk` looks for it.
+INDEXED = {
+    **{"task": "t", "worker": "w", "queue": "q", "key": "k", "parent_id": "p", "root_id": "o"},
+    **{"group_id": "u", "host": "h", "origin": "i", "duplicated": "y"},
+}
 
-#: So many runs one script looks at, and so many rows it returns, before others get their turn.
+#: So many runs one script looks at, so many rows it returns, and so many runs it deletes, before others get their turn.
 BUDGET = 5000
 ROWS = 500
-PURGE_BATCH = 50
+BATCH = 50
 
 
 class RedisRuns(Store):
@@ -41,13 +44,14 @@ class RedisRuns(Store):
     def append(self, writes: Sequence[RunWrite]) -> None:
         """Add what `writes` say to their runs, in one round trip and atomically as a whole."""
         if writes:
-            self._client.run("append", [self._base + b"x:all"], [self._base, *_flattened(writes)])
+            writes = [rules.kept(write) for write in writes]
+            self._client.run("append", [self._base + b"x:all"], [self._base, *data.flattened(writes)])
 
     def run(self, run_id: str) -> tuple[RunRow, list[StoredEvent]] | None:
         """Return the summary and all events of one run; None if unknown."""
         fields, events = self._client.run("run", [self._base + b"x:all"], [self._base, run_id])
-        row = _row(run_id, fields)
-        return None if row is None else (row, _events(events))
+        row = data.row(run_id, fields)
+        return None if row is None else (row, data.events(events))
 
     def runs(self, query: RunQuery) -> list[RunRow]:
         """Return one page of runs by `(created, run_id)`."""
@@ -72,6 +76,20 @@ class RedisRuns(Store):
         everything = replace(query, after=None)
         return min(cap, sum(self._count(part, cap, deadline) for part in _by_status(everything)))
 
+    def tally(self, since: int, until: int, *, cap: int = 100_000) -> list[Tally]:
+        """Return how many of the newest runs each task has in each status, by task and status."""
+        counts: Counter[tuple[str | None, str]] = Counter()
+        deadline, left = self._client.deadline(), cap
+        start: bytes | None
+        start, end = _bounds(RunQuery(since=since, until=until))
+        while start is not None and left > 0:
+            args = (self._base, start, end, min(BUDGET, left))
+            start, looked, *found = self._client.run("tally", [self._base + b"x:all"], args, deadline=deadline)
+            left -= looked
+            for task, status, number in zip(found[::3], found[1::3], found[2::3], strict=True):
+                counts[task[1:].decode() if task else None, status.decode()] += number
+        return sorted_tallies(counts)
+
     def run_names(self, column: str, *, limit: int = 500) -> list[str]:
         """Return the sorted distinct values of `column`."""
         names = self._base + b"names:" + INDEXED[rules.check_named(column)].encode()
@@ -81,11 +99,11 @@ class RedisRuns(Store):
         self, run_id: str, *, execution: str | None = None, after: tuple[int, str, int] | None = None, limit: int = 1000
     ) -> list[StoredLog]:
         """Return log lines by `(at, execution, seq)`, of all executions or one, behind the line named by `after`."""
-        start = b"-" if after is None else b"(" + _order(*after)
+        start = b"-" if after is None else b"(" + data.order(*after)
         keys = [self._base + kind + run_id.encode() for kind in (b"l:", b"o:")]
         wanted = "" if execution is None else "+" + execution
         found = self._client.run("logs", keys, [start, wanted, limit])
-        return [_log(order, payload) for order, payload in zip(found[::2], found[1::2], strict=True)]
+        return [data.log(order, payload) for order, payload in zip(found[::2], found[1::2], strict=True)]
 
     # -- lists -----------------------------------------------------------------------------------------------------
 
@@ -107,7 +125,7 @@ class RedisRuns(Store):
         for start in range(0, len(unique), ROWS):
             chunk = unique[start : start + ROWS]
             found = self._client.run("rows", [self._base + b"x:all"], [self._base, *chunk], deadline=deadline)
-            rows += [row for run_id, fields in zip(chunk, found, strict=True) if (row := _row(run_id, fields))]
+            rows += [row for run_id, fields in zip(chunk, found, strict=True) if (row := data.row(run_id, fields))]
         return rows
 
     def _newest_first(self, query: RunQuery, deadline: float) -> Iterator[RunRow]:
@@ -128,7 +146,7 @@ class RedisRuns(Store):
             args = self._walk_args(query, start, end, offset, count, "rows")
             start, offset, taken, *found = self._client.run("walk", [self._base + b"x:all"], args, deadline=deadline)
             pairs = zip(found[::2], found[1::2], strict=True)
-            rows += [row for run_id, fields in pairs if (row := _row(run_id.decode(), fields))]
+            rows += [row for run_id, fields in pairs if (row := data.row(run_id.decode(), fields))]
             if start is None and taken == count and rows:
                 start = _after(rules.position(rows[-1]))
         return rows
@@ -156,10 +174,20 @@ class RedisRuns(Store):
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
+    def remove_runs(self, run_ids: Sequence[str]) -> int:
+        """Delete these runs, so many in a script; return how many there were."""
+        deadline = self._client.deadline()
+        return rules.removed(run_ids, BATCH, lambda ids: self._remove_some(ids, deadline))
+
+    def _remove_some(self, run_ids: list[str], deadline: float) -> int:
+        args = [self._base, *run_ids]
+        count: int = self._client.run("remove_runs", [self._base + b"x:all"], args, deadline=deadline)
+        return count
+
     def _purge_runs(self, limit: int, deadline: float) -> int:
         purged = 0
         while purged < limit:
-            args = (self._base, min(PURGE_BATCH, limit - purged))
+            args = (self._base, min(BATCH, limit - purged))
             done = self._client.run("purge_runs", [self._base + b"forget"], args, deadline=deadline)
             purged += done
             if not done:
@@ -176,8 +204,8 @@ def _by_status(query: RunQuery) -> list[RunQuery]:
 
 def _bounds(query: RunQuery) -> tuple[bytes, bytes]:
     """Return where a walk starts and where it ends, as ZRANGEBYLEX writes it."""
-    low = b"-" if query.since is None else b"[" + _place(query.since)
-    high = b"+" if query.until is None else b"(" + _place(query.until)
+    low = b"-" if query.since is None else b"[" + data.place(query.since)
+    high = b"+" if query.until is None else b"(" + data.place(query.until)
     start, end = (low, high) if query.oldest_first else (high, low)
     if query.after is None:
         return start, end
@@ -190,103 +218,4 @@ def _bounds(query: RunQuery) -> tuple[bytes, bytes]:
 
 
 def _after(position: tuple[int, str]) -> bytes:
-    return b"(" + _place(position[0]) + position[1].encode()
-
-
-def _place(moment: int) -> bytes:
-    return min(max(moment, 0), 2**63 - 1).to_bytes(8, "big")
-
-
-def _int64(number: int) -> bytes:
-    """Return 8 bytes that sort as the signed number does."""
-    return (number + 2**63).to_bytes(8, "big")
-
-
-def _order(at: int, execution: str, seq: int) -> bytes:
-    return _int64(at) + execution.encode() + b"\0" + _int64(seq)
-
-
-def _pack(*parts: str | bytes | int | None) -> bytes:
-    """Join parts behind a line of their lengths; None has the length -."""
-    encoded = [
-        part.encode() if isinstance(part, str) else b"%d" % part if isinstance(part, int) else part for part in parts
-    ]
-    lengths = b",".join(b"-" if part is None else b"%d" % len(part) for part in encoded)
-    return lengths + b";" + b"".join(part for part in encoded if part is not None)
-
-
-def _unpack(packed: bytes) -> Iterator[bytes | None]:
-    lengths, _, rest = packed.partition(b";")
-    start = 0
-    for length in lengths.split(b","):
-        if length == b"-":
-            yield None
-        else:
-            yield rest[start : start + int(length)]
-            start += int(length)
-
-
-def _columns(record: Any, names: Iterable[str]) -> Iterator[str]:
-    for name in names:
-        value = None if record is None else getattr(record, name)
-        yield "" if value is None else f"+{value}"
-
-
-def _flattened(writes: Sequence[RunWrite]) -> Iterator[Any]:
-    for write in writes:
-        yield write.run_id
-        yield "" if write.standing is None else write.rank
-        yield from _columns(write.facts, FACTS)
-        yield from _columns(write.standing, STANDING)
-        yield len(write.events)
-        for event in write.events:
-            yield event.uid
-            yield _pack(event.at, event.name, event.execution, event.data)
-        yield len(write.logs)
-        for log in write.logs:
-            yield _int64(log.seq) + log.execution.encode()
-            yield _order(log.at, log.execution, log.seq)
-            yield _pack(log.level, log.logger, log.message)
-
-
-def _text(field: bytes | None) -> str | None:
-    return None if field is None else field.decode()
-
-
-def _number(field: bytes | None) -> int | None:
-    return None if field is None else int(field)
-
-
-def _row(run_id: str, fields: Sequence[bytes | None]) -> RunRow | None:
-    rank, task, queue, key, parent, root, listed, status, worker, retries, *moments, error, forget = fields
-    if listed is None:
-        return None
-    facts = RunFacts(_text(task), _text(queue), _text(key), _text(parent), _text(root), int(listed))
-    waited, started, finished = map(_number, moments)
-    standing = RunStanding(
-        status=_text(status) or "QUEUED",
-        worker=_text(worker),
-        retries=int(retries or 0),
-        waited=waited,
-        started=started,
-        finished=finished,
-        error=_text(error),
-        forget=_number(forget),
-    )
-    return RunRow(run_id, int(rank or 0), facts, standing)
-
-
-def _events(found: Sequence[bytes]) -> list[StoredEvent]:
-    events: list[tuple[int, int, StoredEvent]] = []
-    for uid, value in zip(found[::2], found[1::2], strict=True):
-        arrival, _, payload = value.partition(b":")
-        at, name, execution, data = _unpack(payload)
-        event = StoredEvent(uid.decode(), int(at or 0), _text(name) or "", _text(execution), data or b"")
-        events.append((event.at, int(arrival), event))
-    return [event for *_, event in sorted(events, key=lambda item: item[:2])]
-
-
-def _log(order: bytes, payload: bytes) -> StoredLog:
-    level, logger, message = _unpack(payload)
-    at, seq = (int.from_bytes(part, "big") - 2**63 for part in (order[:8], order[-8:]))
-    return StoredLog(order[8:-9].decode(), seq, at, int(level or 0), _text(logger) or "", _text(message) or "")
+    return b"(" + data.place(position[0]) + position[1].encode()

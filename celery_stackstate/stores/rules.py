@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from itertools import islice
 from typing import Any
 
-from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores.base import (
     INT64_MAX,
     INT64_MIN,
     TEXT_SEARCH_LIMIT,
     Expect,
+    RunFacts,
     RunQuery,
     RunRow,
+    RunStanding,
+    RunWrite,
+    StoredEntry,
     check_expiry,
     check_key,
     check_value,
@@ -24,11 +29,21 @@ MAX_MOMENT = 2**53 - 1
 
 MAX_PREFIX_BYTES = 64
 
+#: The longest run id, execution and uid, in characters.
+MAX_NAME = 255
+
+#: So many bytes of each text column of a run's summary are kept, and of its error.
+MAX_TEXT_BYTES = 1024
+MAX_ERROR_BYTES = 4096
+
 #: The columns of a run that a query compares for equality.
-EQUALS = ("task", "worker", "queue", "key", "parent_id", "root_id")
+EQUALS = ("task", "worker", "queue", "key", "parent_id", "root_id", "group_id", "host", "origin", "duplicated")
+
+#: The text columns among a run's facts.
+FACT_TEXTS = tuple(item.name for item in fields(RunFacts) if item.name != "created")
 
 #: The columns whose distinct values `run_names` lists.
-NAMED = ("task", "worker", "queue")
+NAMED = ("task", "worker", "queue", "host")
 
 
 def check_prefix(prefix: str) -> str:
@@ -43,7 +58,7 @@ def check_prefix(prefix: str) -> str:
 def check_timeout(timeout: float) -> float:
     """Return `timeout`; raise ConfigurationError unless it is a positive number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
-        raise ConfigurationError(f"stackstate_timeout: give a positive number of seconds, not {timeout!r}")
+        raise ConfigurationError(f"stackstate_store_timeout: give a positive number of seconds, not {timeout!r}")
     return float(timeout)
 
 
@@ -69,6 +84,15 @@ def check_remove(key: bytes, expect: Expect | int) -> None:
         raise ValueError("remove() cannot expect the key to be absent")
 
 
+def as_expected(entry: StoredEntry | None, expect: Expect | int) -> bool:
+    """Return whether what stands at a key is what a write expects there."""
+    if expect is Expect.ANY:
+        return True
+    if expect is Expect.ABSENT:
+        return entry is None
+    return entry is not None and entry.version == expect
+
+
 def check_add(key: bytes, delta: int, ttl: int | None, expires: int | None) -> None:
     """Raise what a wrong argument of `add` deserves."""
     check_key(key)
@@ -83,6 +107,75 @@ def check_named(column: str) -> str:
     if column not in NAMED:
         raise ValueError(f"run_names() lists {', '.join(NAMED)}, not {column!r}")
     return column
+
+
+def kept(write: RunWrite) -> RunWrite:
+    """Return `write` with its summary cut to what is kept; raise ValueError for what no store takes."""
+    check_name("run id", write.run_id)
+    for event in write.events:
+        check_name("uid", event.uid)
+        check_name("execution", event.execution or "")
+        check_text("name", event.name)
+    for log in write.logs:
+        check_name("execution", log.execution)
+        check_text("logger", log.logger)
+        check_text("message", log.message)
+    for dropped in write.dropped:
+        check_name("execution", dropped.execution)
+    standing = None if write.standing is None else _cut_standing(write.standing)
+    facts = _cut_facts(write.facts)
+    if facts is write.facts and standing is write.standing:
+        return write
+    return replace(write, facts=facts, standing=standing)
+
+
+def check_name(what: str, text: str) -> None:
+    """Raise ValueError unless `text` can name a run, an execution or an event."""
+    if len(text) > MAX_NAME:
+        raise ValueError(f"the {what} has at most {MAX_NAME} characters, not {len(text)}: {text!r:.80}")
+    check_text(what, text)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise ValueError for NUL and for lone surrogates, which not every database can hold."""
+    if "\0" in text or not (text.isascii() or _is_unicode(text)):
+        raise ValueError(f"the {what} has a NUL or a lone surrogate: {text!r:.80}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _cut_facts(facts: RunFacts) -> RunFacts:
+    cut: dict[str, Any] = {name: _cut(name, getattr(facts, name), MAX_TEXT_BYTES) for name in FACT_TEXTS}
+    changed = any(cut[name] is not getattr(facts, name) for name in FACT_TEXTS)
+    return replace(facts, **cut) if changed else facts
+
+
+def _cut_standing(standing: RunStanding) -> RunStanding:
+    status = _cut("status", standing.status, MAX_TEXT_BYTES)
+    worker = _cut("worker", standing.worker, MAX_TEXT_BYTES)
+    error = _cut("error", standing.error, MAX_ERROR_BYTES)
+    progress = _cut("progress", standing.progress, MAX_TEXT_BYTES)
+    cut = (status, worker, error, progress)
+    if cut == (standing.status, standing.worker, standing.error, standing.progress):
+        return standing
+    return replace(standing, status=status or "", worker=worker, error=error, progress=progress)
+
+
+def _cut(what: str, text: str | None, longest: int) -> str | None:
+    """Return `text` up to `longest` bytes, without a part of a character."""
+    if text is None:
+        return None
+    check_text(what, text)
+    if len(text) * 4 <= longest:
+        return text
+    encoded = text.encode()
+    return text if len(encoded) <= longest else encoded[:longest].decode(errors="ignore")
 
 
 def end_of(now: int, ttl: int | None, expires: int | None) -> int | None:
@@ -103,6 +196,18 @@ def key_after(prefix: bytes) -> bytes | None:
     """Return the first key behind all that start with `prefix`, or None when none can be behind them."""
     head = prefix.rstrip(b"\xff")
     return head[:-1] + bytes((head[-1] + 1,)) if head else None
+
+
+def removed(run_ids: Sequence[str], batch: int, remove: Callable[[list[str]], int]) -> int:
+    """Remove runs by `remove`, so many at once, and return how many there were."""
+    ids, count = list(dict.fromkeys(run_ids)), 0
+    for start in range(0, len(ids), batch):
+        try:
+            count += remove(ids[start : start + batch])
+        except StoreUnavailable as error:
+            error.maybe_applied = error.maybe_applied or count > 0
+            raise
+    return count
 
 
 def position(row: RunRow) -> tuple[int, str]:

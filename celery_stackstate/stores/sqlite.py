@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
-from celery_stackstate.stores import rules
-from celery_stackstate.stores.sql import SCHEMA, SCHEMA_VERSION, Execute, Row, SQLStore
+from celery_stackstate.stores import rules, schema
+from celery_stackstate.stores.base import Expect, PutResult, RunWrite
+from celery_stackstate.stores.dialects import SQLITE
+from celery_stackstate.stores.schema import Execute, is_current
+from celery_stackstate.stores.slots import Slot, Slots
+from celery_stackstate.stores.sql import SQLStore
+from celery_stackstate.stores.sql_base import Row
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,21 +31,53 @@ MAX_IDLE = 16
 
 SYNCHRONOUS = ("full", "normal")
 
+#: Longest time that a fork waits for a connection that opens.
+FORK_SECONDS = 10.0
+
 #: File systems whose locks do not hold between hosts.
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"})
 
 
+class _Connection(sqlite3.Connection):
+    """A connection that can be referred to weakly."""
+
+
 @dataclass(slots=True)
 class _Connections:
-    """The connections that one process opened: the idle ones, and all of them."""
+    """The connections that one process opened: the idle ones, and all of them that somebody still has."""
 
     pid: int = field(default_factory=os.getpid)
-    idle: deque[sqlite3.Connection] = field(default_factory=deque)
-    every: set[sqlite3.Connection] = field(default_factory=set)
+    idle: deque[_Connection] = field(default_factory=deque)
+    every: dict[int, weakref.ref[_Connection]] = field(default_factory=dict)
+
+    def living(self) -> list[_Connection]:
+        """Return those that are open, or were left in haste and are not collected yet."""
+        return [connection for known in list(self.every.values()) if (connection := known()) is not None]
 
 
-#: Held while a connection opens, and from before a fork to after it.
-_opening = threading.Lock()
+class _Opening:
+    """One connection opens at a time, and none during a fork."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Know nothing of what threads were at, of which a child has none."""
+        self.slots = Slots(1)
+        self._kept: Slot | None = None
+
+    def pause(self) -> None:
+        """Let no connection open."""
+        self._kept = self.slots.take(FORK_SECONDS)
+
+    def go_on(self) -> None:
+        """Let connections open again."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self.slots.free.append(kept)
+
+
+_opening = _Opening()
 _stores: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 
 
@@ -55,6 +91,7 @@ class SQLiteStore(SQLStore):
     """
 
     schemes = ("sqlite",)
+    _dialect = SQLITE
 
     def __init__(self, path: str, *, prefix: str, timeout: float, synchronous: str) -> None:
         self.path = path
@@ -62,6 +99,7 @@ class SQLiteStore(SQLStore):
         self._timeout = timeout
         self._synchronous = synchronous
         self._connections = _Connections()
+        self._upgraded: int | None = None  # the version before, until `install` has told it
         _stores.add(self)
 
     @classmethod
@@ -88,13 +126,37 @@ class SQLiteStore(SQLStore):
                 f"the sqlite:// store needs SQLite 3.24 or newer, this is {sqlite3.sqlite_version}"
             )
         with self._writing() as execute:
-            execute(f"PRAGMA user_version = {SCHEMA_VERSION}", ())
+            execute(f"PRAGMA user_version = {len(schema.MIGRATIONS)}", ())
         kind = _file_system(Path(self.path).resolve())
         if kind in NETWORK_FILE_SYSTEMS:
             return [
                 f"{self.path} lies on {kind}, where SQLite may lose writes: move it to a local disk or use redis://"
             ]
         return []
+
+    def pending(self) -> list[str]:
+        """Look at the file without making it, or a table in it."""
+        path = Path(self.path)
+        if not path.exists():
+            problem = _unwritable(path)
+            if problem:
+                raise ConfigurationError(f"stackstate_url: cannot write {self.path}: {problem}")
+            return ["the file is not there yet"]
+        try:
+            with closing(sqlite3.connect(f"file:{quote(self.path)}?mode=rw", uri=True, timeout=self._timeout)) as found:
+                return schema.to_do(_version(found), self.path)
+        except sqlite3.Error as error:
+            raise self._explained(error, maybe_applied=False) from error
+
+    def server(self) -> str:
+        """Return the version of SQLite, which is a part of this process."""
+        return f"SQLite {sqlite3.sqlite_version}"
+
+    def install(self) -> list[str]:
+        """Create the file with its tables, or bring them up to date; any other call does so as well."""
+        with self._writing():
+            upgraded, self._upgraded = self._upgraded, None
+        return [] if upgraded is None else [schema.told(upgraded)]
 
     def close(self) -> None:
         """Close this process's connections, a busy one when its call is over. A later call opens new ones."""
@@ -107,58 +169,53 @@ class SQLiteStore(SQLStore):
 
     def _mine(self) -> _Connections:
         if self._connections.pid != os.getpid():
-            _abandon(self._connections.every)  # only where C code forked past the hooks below
+            _abandon(self._connections.living())  # only where C code forked past the hooks below
             self._connections = _Connections()
         return self._connections
 
     def _close_between_calls(self, deadline: float) -> None:
         """Close every connection, each when its call is over; no new one opens meanwhile."""
         mine = self._mine()
-        while mine.every and time.monotonic() < deadline:
+        while mine.living() and time.monotonic() < deadline:
             try:
                 self._discard(mine, mine.idle.pop())
             except IndexError:
                 time.sleep(0.001)
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        mine = self._mine()
+    def _take(self, mine: _Connections) -> _Connection:
         try:
-            connection = mine.idle.pop()
+            return mine.idle.pop()
         except IndexError:
-            if not _opening.acquire(timeout=self._timeout / 8):
-                raise StoreUnavailable(f"the SQLite store {self.path} is busy opening", maybe_applied=False) from None
-            try:
-                connection = self._open(mine)
-            finally:
-                _opening.release()
+            pass
+        slots = _opening.slots
+        slot = slots.take(self._timeout / 8)
+        if slot is None:
+            raise StoreUnavailable(f"the SQLite store {self.path} is busy opening", maybe_applied=False)
         try:
-            yield connection
-        except sqlite3.Error:
-            self._discard(mine, connection)
-            raise
-        except BaseException:
-            self._release(mine, connection)
-            raise
-        self._release(mine, connection)
+            return self._open(mine)
+        finally:
+            slots.free.append(slot)
 
-    def _release(self, mine: _Connections, connection: sqlite3.Connection) -> None:
-        if mine is self._connections and len(mine.idle) < MAX_IDLE and mine.pid == os.getpid():
+    def _give_back(self, mine: _Connections, connection: _Connection | None, *, whole: bool) -> None:
+        if connection is None:
+            return
+        current = mine is self._connections and mine.pid == os.getpid()
+        if whole and current and len(mine.idle) < MAX_IDLE:
             mine.idle.append(connection)
         else:
             self._discard(mine, connection)
 
-    def _discard(self, mine: _Connections, connection: sqlite3.Connection) -> None:
+    def _discard(self, mine: _Connections, connection: _Connection) -> None:
         if mine.pid == os.getpid():
-            mine.every.discard(connection)
+            mine.every.pop(id(connection), None)
             connection.close()
 
-    def _open(self, mine: _Connections) -> sqlite3.Connection:
+    def _open(self, mine: _Connections) -> _Connection:
         deadline = time.monotonic() + self._timeout / 8
-        connection = sqlite3.connect(
+        connection = _Connection(
             self.path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        mine.every.add(connection)
+        mine.every[id(connection)] = weakref.ref(connection)
         try:
             while True:
                 try:
@@ -176,50 +233,80 @@ class SQLiteStore(SQLStore):
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise ConfigurationError(
-                f"{self.path} was written by a newer celery-stackstate (schema {version}): upgrade"
-            )
-        if version < SCHEMA_VERSION:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                for statement in SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        if not self._is_current(connection):
+            self._upgrade(connection)
         connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 750)}")
 
-    def _rows(self, sql: str, parameters: Sequence[Any]) -> list[Row]:
+    def _is_current(self, connection: sqlite3.Connection) -> bool:
+        return is_current(_version(connection), self.path)
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
         try:
-            with self._connection() as connection:
-                return connection.execute(sql, parameters).fetchall()
+            before = _version(connection)
+            schema.upgrade(lambda sql, parameters: connection.execute(sql, parameters).fetchall(), SQLITE, before)
+            connection.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS)}")
+            connection.execute("COMMIT")
+            self._upgraded = before
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    def put_and_append(
+        self,
+        key: bytes,
+        value: bytes | int,
+        writes: Sequence[RunWrite],
+        *,
+        expect: Expect | int = Expect.ANY,
+        ttl: int | None = None,
+        linger: int = 0,
+    ) -> PutResult:
+        """Put, and append where that is applied, in one transaction: the file is flushed once."""
+        rules.check_put(key, value, expect, ttl, None)
+        statements = list(self._appending([rules.kept(write) for write in writes]))
+
+        def work(execute: Execute) -> PutResult:
+            result = self._put(execute, key, value, expect, (ttl, None), linger)
+            if result.applied:
+                for sql, parameters in statements:
+                    execute(sql, parameters)
+            return replace(result, appended=result.applied)
+
+        return self._write(work)
+
+    def _rows(self, sql: str, parameters: Sequence[Any], deadline: float | None = None) -> list[Row]:
+        mine, connection, whole = self._mine(), None, False
+        try:
+            connection = self._take(mine)
+            rows: list[Row] = connection.execute(sql, parameters).fetchall()
+            whole = True
+            return rows
         except sqlite3.Error as error:
             raise self._explained(error, maybe_applied=False) from error
+        finally:
+            self._give_back(mine, connection, whole=whole)
 
-    @contextmanager
-    def _writing(self) -> Iterator[Execute]:
-        committing = False
+    def _transaction(self, deadline: float | None = None) -> Generator[Execute, None, None]:
+        mine, connection, whole, committing = self._mine(), None, False, False
         try:
-            with self._connection() as connection:
-
-                def execute(sql: str, parameters: Sequence[Any]) -> list[Row]:
-                    return connection.execute(sql, parameters).fetchall()
-
-                try:
-                    connection.execute("BEGIN IMMEDIATE")
-                    yield execute
-                    committing = True
-                    connection.execute("COMMIT")
-                except BaseException:
-                    committing = committing and not connection.in_transaction
-                    _roll_back(connection)
-                    raise
+            connection = self._take(mine)
+            execute = _executing(connection)
+            try:
+                execute("BEGIN IMMEDIATE", ())
+                yield execute
+                committing = True
+                execute("COMMIT", ())
+                whole = True
+            except BaseException as error:
+                committing = committing and not connection.in_transaction
+                _roll_back(connection)
+                whole = not isinstance(error, sqlite3.Error)
+                raise
         except sqlite3.Error as error:
             raise self._explained(error, maybe_applied=committing) from error
+        finally:
+            self._give_back(mine, connection, whole=whole)
 
     def _explained(self, error: sqlite3.Error, *, maybe_applied: bool) -> Exception:
         if isinstance(error, (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError)):
@@ -240,12 +327,21 @@ class SQLiteStore(SQLStore):
 # SQLite keeps the locks of a process in its memory. A child that inherits them takes locks for held that are its
 # parent's, and lacks the ones that keep others from truncating the log under it. So nothing is open during a fork.
 def _before_fork() -> None:
-    _opening.acquire()
+    _opening.pause()
     for store in list(_stores):
         store._close_between_calls(time.monotonic() + store._timeout)
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_opening.release, after_in_child=_opening.release)
+os.register_at_fork(before=_before_fork, after_in_parent=_opening.go_on, after_in_child=_opening.begin_anew)
+
+
+def _executing(connection: sqlite3.Connection) -> Execute:
+    return lambda sql, parameters: connection.execute(sql, parameters).fetchall()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -257,7 +353,7 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _abandon(inherited: set[sqlite3.Connection]) -> None:
+def _abandon(inherited: list[_Connection]) -> None:
     """Keep a parent's connections for ever: closing one in the child, even at exit, can harm the parent's file."""
     import ctypes
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,7 +35,9 @@ HOSTILE_TEXT = (
     "\u00e9\u00c9\u0130\u00df \u4e2d\u6587 \U0001f600",
     "+",
     "-",
-    "x" * 5000,
+    "abc ",
+    "x" * 255,
+    "\U0001f600" * 255,
 )
 HOSTILE_KEYS = (
     b"\x00",
@@ -122,16 +125,15 @@ def wait_past(store: Store, moment: int) -> None:
         time.sleep(0.005)
 
 
-_barrier: Any = None
+@cache
+def processes() -> tuple[Any, ProcessPoolExecutor]:
+    """Return a maker of barriers, and processes that are kept for all tests: to start one takes longer than a test."""
+    spawn = multiprocessing.get_context("spawn")
+    return spawn.Manager(), ProcessPoolExecutor(16, spawn)
 
 
-def _join(barrier: Any) -> None:
-    global _barrier  # noqa: PLW0603 - the way into a process that is spawned
-    _barrier = barrier
-
-
-def _in_process(job: Callable[..., Any], place: Place, number: int, args: tuple[Any, ...]) -> Any:
-    return _at_once(_barrier, place.open(), job, number, args)
+def _in_process(barrier: Any, place: Place, job: Callable[..., Any], number: int, args: tuple[Any, ...]) -> Any:
+    return _at_once(barrier, place.open(), job, number, args)
 
 
 def _at_once(barrier: Any, store: Store, job: Callable[..., Any], number: int, args: tuple[Any, ...]) -> Any:
@@ -145,14 +147,14 @@ def _at_once(barrier: Any, store: Store, job: Callable[..., Any], number: int, a
 def together(place: Place, count: int, job: Callable[..., Any], *args: Any) -> list[Any]:
     """Run `job(store, number, *args)` in `count` processes that begin at once, each with a store of its own.
 
-    Where processes share nothing they are threads. Returns what the jobs return.
+    Where processes share nothing they are threads. Returns what the jobs return. `count` is 16 at most.
     """
     if not place.open().shared_between_processes:
         barrier = threading.Barrier(count)
         with ThreadPoolExecutor(count) as threads:
             waiting = [threads.submit(_at_once, barrier, place.open(), job, n, args) for n in range(count)]
             return [future.result() for future in waiting]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, spawn, _join, (spawn.Barrier(count),)) as processes:
-        futures = [processes.submit(_in_process, job, place, n, args) for n in range(count)]
-        return [future.result() for future in futures]
+    manager, pool = processes()
+    shared = manager.Barrier(count)
+    futures = [pool.submit(_in_process, shared, place, job, n, args) for n in range(count)]
+    return [future.result() for future in futures]

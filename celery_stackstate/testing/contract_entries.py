@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_stackstate.errors import CounterRange, NotACounter
-from celery_stackstate.stores.base import INT64_MAX, INT64_MIN, Expect, Store, StoredEntry
+from celery_stackstate.stores.base import INT64_MAX, INT64_MIN, Expect, Guard, GuardFailed, Store, StoredEntry
 from celery_stackstate.testing.contract_base import (
     HOSTILE_KEYS,
     LONG,
@@ -100,6 +100,11 @@ class EntryContract(ContractBase):
 
     def test_check_answers_warnings_as_text(self, store: Store) -> None:
         assert all(isinstance(warning, str) for warning in store.check())
+
+    def test_nothing_is_pending_at_a_store_that_is_used_and_its_server_is_a_text(self, store: Store) -> None:
+        put(store)
+        assert store.pending() == []
+        assert isinstance(store.server(), str)
 
     def test_any_put_replaces_the_entry(self, store: Store) -> None:
         put(store, b"k", b"one", ttl=LONG)
@@ -193,7 +198,7 @@ class TimeContract(ContractBase):
     @pytest.mark.parametrize(
         "options", [{"ttl": 1, "expires": 1}, {"ttl": 0}, {"ttl": -1}, {"expires": 0}, {"expires": -5}]
     )
-    def test_at_most_one_positive_expiry_is_given(self, store: Store, options: dict[str, int]) -> None:
+    def test_at_most_one_positive_expiry_is_given(self, store: Store, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"ttl|expires"):
             store.put(b"k", b"", **options)
         with pytest.raises(ValueError, match=r"ttl|expires"):
@@ -284,6 +289,51 @@ class TimeContract(ContractBase):
         assert len(store.scan(b"", limit=1000)) == 60
 
 
+class GuardContract(ContractBase):
+    """What a guard promises."""
+
+    def test_a_guard_lets_writes_through_while_its_entry_stands(self, store: Store) -> None:
+        guard = Guard(b"lock", put(store, b"lock", ttl=LONG).version)
+        assert put(store, b"k", b"v", guard=guard).value == b"v"
+        assert store.add(b"c", 2, guard=guard) == 2
+        assert store.put(b"k", b"w", expect=Expect.ABSENT, guard=guard).applied is False
+        with pytest.raises(CounterRange):
+            store.add(b"c", 2, ceiling=3, guard=guard)
+
+    @pytest.mark.parametrize("end", ["rewritten", "removed", "made again", "ended", "unknown"])
+    def test_a_guard_that_fails_changes_nothing(self, store: Store, end: str) -> None:
+        guard = Guard(b"lock", put(store, b"lock", ttl=SHORT if end == "ended" else LONG).version)
+        before, counter = put(store, b"k", b"v"), store.add(b"c", 5)
+        if end in ("removed", "made again"):
+            store.remove(b"lock")
+        if end in ("rewritten", "made again"):
+            put(store, b"lock")
+        if end == "ended":
+            wait_past(store, clock(store) + SHORT)
+        if end == "unknown":
+            guard = Guard(b"unknown", guard.version)
+        for write in (
+            lambda: store.put(b"k", b"w", guard=guard),
+            lambda: store.put(b"new", b"w", expect=Expect.ABSENT, guard=guard),
+            lambda: store.put(b"k", b"w", expect=before.version, guard=guard),
+            lambda: store.add(b"c", 1, guard=guard),
+            lambda: store.add(b"new", 1, guard=guard),
+        ):
+            with pytest.raises(GuardFailed):
+                write()
+        entry = store.get(b"k")
+        assert entry is not None
+        assert before == replace(entry, now=before.now)
+        assert store.add(b"c", 0) == counter
+        assert store.get(b"new") is None
+
+    def test_a_key_may_guard_itself(self, store: Store) -> None:
+        first = put(store, b"k", 1)
+        assert store.add(b"k", 1, guard=Guard(b"k", first.version)) == 2
+        with pytest.raises(GuardFailed):
+            store.add(b"k", 1, guard=Guard(b"k", first.version))
+
+
 class CounterContract(ContractBase):
     """What `add` promises."""
 
@@ -330,7 +380,7 @@ class CounterContract(ContractBase):
         ],
     )
     def test_a_counter_stays_between_floor_and_ceiling(
-        self, store: Store, start: int, delta: int, bounds: dict[str, int]
+        self, store: Store, start: int, delta: int, bounds: dict[str, Any]
     ) -> None:
         put(store, b"c", start, ttl=LONG)
         before = store.get(b"c")
@@ -387,6 +437,21 @@ class CounterContract(ContractBase):
         put(store, b"forever", 1)
         store.add(b"forever", 1, ttl=1)
         assert store.get(b"forever").expires is None  # type: ignore[union-attr]
+
+    def test_an_expiry_counts_each_time_with_prolong(self, store: Store) -> None:
+        store.add(b"c", 1, ttl=SHORT, prolong=True)
+        store.add(b"c", 1, ttl=LONG, prolong=True)
+        entry = store.get(b"c")
+        assert entry is not None
+        assert entry.expires == entry.updated + LONG
+        wait_past(store, entry.updated + SHORT)
+        assert store.add(b"c", 1, ttl=LONG) == 3
+        assert store.get(b"c").expires == entry.expires  # type: ignore[union-attr]
+        store.add(b"c", 1, prolong=True)
+        assert store.get(b"c").expires is None  # type: ignore[union-attr]
+        with pytest.raises(CounterRange):
+            store.add(b"c", 1, ceiling=4, ttl=SHORT, prolong=True)
+        assert store.get(b"c").expires is None  # type: ignore[union-attr]
 
     def test_an_ended_counter_starts_again_with_a_new_expiry(self, store: Store) -> None:
         store.add(b"c", 5, ttl=1)

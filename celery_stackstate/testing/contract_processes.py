@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from celery_stackstate.errors import CounterRange
 from celery_stackstate.stores.base import (
@@ -66,7 +67,9 @@ def append_each(store: Store, number: int, times: int) -> None:
         uid, at = f"{number}-{turn}", 1_000 + turn
         facts = RunFacts(task="t", created=at) if number % 2 else RunFacts(queue="q")
         event, log = StoredEvent(uid, at, "n", None, b""), StoredLog(str(number), turn, at, 20, "l", "m")
-        store.append([RunWrite("r", rank, facts, RunStanding(f"S{rank}", str(number)), [event], [log])])
+        standing = RunStanding(f"S{rank}", str(number))
+        store.append([RunWrite("r", rank, facts, standing, [event], [log], most_events=1000, most_logs=1000)])
+        store.append([RunWrite("short", rank, facts, standing, [event], [log], most_events=30, most_logs=20)])
 
 
 def write_or_purge(store: Store, number: int, times: int) -> int:
@@ -117,7 +120,11 @@ class ProcessContract(ContractBase):
         assert (rank, f"S{rank}", "7") == (row.rank, row.standing.status, row.standing.worker)
         assert (row.facts.task, row.facts.queue) == ("t", "q")
         assert len(events) == len(store.logs("r")) == PROCESSES * 20
-        assert [found.run_id for found in store.runs(RunQuery(status=(f"S{rank}",)))] == ["r"]
+        short = store.run("short")
+        assert short is not None
+        assert (replace(row, run_id="short"), events[:10] + events[-20:]) == short
+        assert store.logs("r")[-20:] == store.logs("short")
+        assert {found.run_id for found in store.runs(RunQuery(status=(f"S{rank}",)))} == {"r", "short"}
         assert store.count_runs(RunQuery(status=("S0", "S1", "S2"))) == 0
 
     def test_purge_beside_writers_touches_nothing_live(self, place: Place, store: Store) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
 
 import pytest
 
 from celery_stackstate.stores.base import (
+    DroppedLogs,
     RunFacts,
     RunQuery,
     RunRow,
@@ -18,30 +18,8 @@ from celery_stackstate.stores.base import (
     StoredEvent,
     StoredLog,
 )
-from celery_stackstate.testing.contract_base import HOSTILE_TEXT, LONG, ContractBase, Place, clock, wait_past
-
-T = 1_700_000_000_000_000
-
-
-def row_of(store: Store, run_id: str = "r") -> RunRow:
-    found = store.run(run_id)
-    assert found is not None
-    return found[0]
-
-
-def seed(store: Store, count: int, **options: Any) -> None:
-    """Append runs r000, r001, ... of which each three share one `created`."""
-    store.append([_write(number, **options) for number in range(count)])
-
-
-def _write(number: int, **standing: Any) -> RunWrite:
-    facts = RunFacts(task=f"task{number % 2}", queue=f"q{number % 5}", created=T + number // 3)
-    status = ("SUCCESS", "FAILURE", "STARTED")[number % 3]
-    return RunWrite(f"r{number:03}", 1, facts, RunStanding(status=status, worker=f"w{number % 4}", **standing))
-
-
-def ids(store: Store, **query: Any) -> list[str]:
-    return [row.run_id for row in store.runs(RunQuery(**query))]
+from celery_stackstate.testing.contract_base import HOSTILE_TEXT, ContractBase, Place
+from celery_stackstate.testing.contract_seeds import COLUMNS, T, all_texts, event, events_of, ids, line, row_of, seed
 
 
 class RunContract(ContractBase):
@@ -54,8 +32,8 @@ class RunContract(ContractBase):
         store.append([])
 
     def test_a_write_comes_back_whole(self, store: Store) -> None:
-        facts = RunFacts("t", "q", "k", "p", "o", T)
-        standing = RunStanding("FAILURE", "w", 3, 4, T + 1, T + 2, "boom", T + 10**15)
+        facts = RunFacts("t", "q", "k", "p", "o", "g", "h", "i", T, "y")
+        standing = RunStanding("FAILURE", "w", 3, 4, T + 1, T + 2, "boom", T + 10**15, "half")
         events = [StoredEvent("u", T, "started", "e", bytes(range(256))), StoredEvent("v", T, "n", None, b"")]
         store.append([RunWrite("r", 2**53 - 1, facts, standing, events)])
         assert (RunRow("r", 2**53 - 1, facts, standing), events) == store.run("r")
@@ -105,10 +83,53 @@ class RunContract(ContractBase):
         assert ids(store, task="t", queue="q", key="k", status=("SUCCESS",), worker="w") == ids(store)
         assert len(ids(store)) == 24
 
-    def test_equal_rank_replaces(self, store: Store) -> None:
+    def test_of_equal_rank_the_later_forget_wins_in_every_order(self, store: Store) -> None:
+        standings = [
+            RunStanding("RETRY", "w0"),
+            RunStanding("LOST", "w1", forget=T),
+            RunStanding("FAILURE", forget=T + 1),
+        ]
+        for number, order in enumerate(permutations(range(3))):
+            run_id = f"r{number}"
+            for which in order:
+                store.append([RunWrite(run_id, 7, standing=standings[which])])
+            assert (7, standings[2]) == (row_of(store, run_id).rank, row_of(store, run_id).standing)
+        assert ids(store, worker="w0") == ids(store, worker="w1") == ids(store, status=("RETRY", "LOST")) == []
+        assert len(ids(store, status=("FAILURE",))) == 6
+
+    def test_a_later_forget_does_not_win_over_a_higher_rank(self, store: Store) -> None:
+        for first, second in ((1, 2), (2, 1)):
+            for rank in (first, second):
+                standing = RunStanding(f"S{rank}", forget=None if rank == 2 else T)
+                store.append([RunWrite(f"r{first}", rank, standing=standing)])
+            assert (2, RunStanding("S2")) == (row_of(store, f"r{first}").rank, row_of(store, f"r{first}").standing)
+
+    @pytest.mark.parametrize("forget", [None, T + 10**15])
+    def test_of_equal_rank_and_forget_the_later_arrival_wins(self, store: Store, forget: int | None) -> None:
         for status in ("STARTED", "RETRY"):
-            store.append([RunWrite("r", 1, standing=RunStanding(status, worker=status))])
-        assert row_of(store).standing == RunStanding("RETRY", worker="RETRY")
+            store.append([RunWrite("r", 1, standing=RunStanding(status, worker=status, forget=forget))])
+        assert row_of(store).standing == RunStanding("RETRY", worker="RETRY", forget=forget)
+        assert ids(store, worker="STARTED") == []
+
+    def test_the_writes_of_a_run_in_any_order_leave_the_same_run(self, store: Store) -> None:
+        writes = [
+            RunWrite("", 0, RunFacts("t", "q", host="h", created=T), RunStanding(), [event("queued", T)]),
+            RunWrite("", 5, RunFacts(key="k"), RunStanding("STARTED", "w"), _events("a", 5), [line("e", 1, T)]),
+            RunWrite("", 5, RunFacts(group_id="g"), RunStanding("LOST", forget=T), _events("b", 5)),
+            RunWrite("", 9, RunFacts(), RunStanding("SUCCESS", forget=T + 9), _events("c", 5), _lines(2)),
+            RunWrite("", 9, RunFacts(), RunStanding("FAILURE"), [event("d", T + 7)], _lines(4)),
+        ]
+        orders = list(permutations(writes))
+        for position in range(len(writes)):
+            named = [replace(order[position], run_id=f"r{number:03}") for number, order in enumerate(orders)]
+            store.append([replace(write, most_events=12, most_logs=2) for write in named])
+        row, events, logs = row_of(store, "r000"), events_of(store, "r000"), store.logs("r000")
+        assert (row.rank, row.standing.status, len(events), len(logs)) == (9, "SUCCESS", 12, 2)
+        for number in range(len(orders)):
+            run_id = f"r{number:03}"
+            assert (replace(row, run_id=run_id), events) == store.run(run_id)
+            assert logs == store.logs(run_id)
+        assert len(orders) == store.count_runs(RunQuery(task="t", group_id="g", host="h", key="k", status=("SUCCESS",)))
 
     def test_a_column_left_none_in_a_winning_write_becomes_none(self, store: Store) -> None:
         store.append([RunWrite("r", 1, standing=RunStanding("RETRY", "w", 1, 2, 3, 4, "boom", T + 10**15))])
@@ -126,29 +147,32 @@ class RunContract(ContractBase):
         assert row_of(store).rank == 1
 
     def test_appending_twice_is_the_same_as_once(self, store: Store) -> None:
-        event, log = StoredEvent("u", T, "n", "e", b"x"), StoredLog("e", 1, T, 20, "l", "m")
-        write = RunWrite("r", 1, RunFacts(task="t", created=T), RunStanding("STARTED"), [event], [log])
+        lines, events = [line("e", number, T + number) for number in range(1, 6)], _events("u", 20)
+        dropped = [DroppedLogs("e", 1, 2)]
+        facts, standing = RunFacts(task="t", created=T), RunStanding("STARTED")
+        write = RunWrite("r", 1, facts, standing, events, lines, dropped, most_events=15, most_logs=2)
         store.append([write])
         once = store.run("r"), store.logs("r"), store.runs(RunQuery())
         store.append([write, write])
         assert once == (store.run("r"), store.logs("r"), store.runs(RunQuery()))
 
     def test_the_same_uid_or_line_again_changes_nothing(self, store: Store) -> None:
-        store.append([RunWrite("r", 1, events=[StoredEvent("u", T, "n", None, b"1")], logs=[_line("e", 1, T, "1")])])
-        store.append([RunWrite("r", 1, events=[StoredEvent("u", 5, "m", "e", b"2")], logs=[_line("e", 1, 5, "2")])])
-        store.append([RunWrite("other", 1, events=[StoredEvent("u", 5, "m", "e", b"2")], logs=[_line("e", 1, 5, "2")])])
+        store.append([RunWrite("r", 1, events=[StoredEvent("u", T, "n", None, b"1")], logs=[line("e", 1, T, "1")])])
+        store.append([RunWrite("r", 1, events=[StoredEvent("u", 5, "m", "e", b"2")], logs=[line("e", 1, 5, "2")])])
+        store.append([RunWrite("other", 1, events=[StoredEvent("u", 5, "m", "e", b"2")], logs=[line("e", 1, 5, "2")])])
         assert [StoredEvent("u", T, "n", None, b"1")] == store.run("r")[1]  # type: ignore[index]
-        assert [_line("e", 1, T, "1")] == store.logs("r")
-        assert [_line("e", 1, 5, "2")] == store.logs("other")
+        assert [line("e", 1, T, "1")] == store.logs("r")
+        assert [line("e", 1, 5, "2")] == store.logs("other")
 
-    def test_events_come_by_time_then_by_arrival(self, store: Store) -> None:
-        for uid, at in (("c", 3), ("z", 1), ("a", 1), ("m", 1), ("b", 2)):
-            store.append([RunWrite("r", 1, events=[StoredEvent(uid, at, "n", None, b"")])])
-        assert [event.uid for event in store.run("r")[1]] == ["z", "a", "m", "b", "c"]  # type: ignore[index]
+    def test_events_come_by_time_then_by_uid(self, store: Store) -> None:
+        expected = [("e", -5), ("Z", 1), ("a", 1), ("a ", 1), ("\u00e9", 1), ("\uffee", 1), ("\U0001f600", 1), ("b", 2)]
+        for uid, at in (*expected[::2], ("c", 2**60), *expected[1::2]):
+            store.append([RunWrite("r", 1, events=[event(uid, at)])])
+        assert [(found.uid, found.at) for found in events_of(store)] == [*expected, ("c", 2**60)]
 
     def test_logs_come_by_time_execution_and_number_page_by_page(self, store: Store) -> None:
         lines = [
-            _line(execution, seq, at)
+            line(execution, seq, at)
             for at in (-5, 1, 2**60)
             for execution in ("", "a", "ab", "b")
             for seq in (-1, 2, 10)
@@ -169,7 +193,7 @@ class RunContract(ContractBase):
     @pytest.mark.parametrize("text", HOSTILE_TEXT)
     def test_hostile_text_comes_back_and_is_found_in_every_field(self, store: Store, text: str) -> None:
         run_id = text or "r"
-        facts = RunFacts(text, text, text, text, text, T)
+        facts = all_texts(text, T)
         standing = RunStanding(text or "QUEUED", text, 0, error=text, forget=T + 10**15)
         events, logs = [StoredEvent(text, T, text, text, text.encode())], [StoredLog(text, 1, T, 20, text, text)]
         store.append(
@@ -178,14 +202,85 @@ class RunContract(ContractBase):
         row = RunRow(run_id, 1, facts, standing)
         assert (row, events) == store.run(run_id)
         assert logs == store.logs(run_id) == store.logs(run_id, execution=text)
-        for column in ("task", "queue", "key", "parent_id", "root_id", "worker"):
+        for column in COLUMNS:
             assert [row] == store.runs(replace(RunQuery(), **{column: text})), column  # type: ignore[arg-type, unused-ignore]
         assert [row] == store.runs(RunQuery(status=(standing.status,), ids=(run_id,)))
         assert row in store.runs(RunQuery(text=text))
-        assert [text] == store.run_names("task")
+        assert [text] == store.run_names("task") == store.run_names("host")
+
+    def test_trailing_blanks_and_case_make_different_texts(self, store: Store) -> None:
+        for number, text in enumerate(("abc", "abc ", "Abc", "abc\u0301")):
+            store.append([RunWrite(text, 1, RunFacts(task=text, created=T + number), RunStanding(worker=text))])
+        assert ids(store) == ["abc\u0301", "Abc", "abc ", "abc"]
+        assert store.run_names("task") == ["Abc", "abc", "abc ", "abc\u0301"]
+        for text in ("abc", "abc ", "Abc", "abc\u0301"):
+            assert ids(store, task=text) == ids(store, worker=text) == ids(store, ids=(text,)) == [text]
+
+    def test_names_of_more_than_255_characters_are_refused_and_change_nothing(self, store: Store) -> None:
+        good = RunWrite("good", 1)
+        for bad in (
+            RunWrite("x" * 256, 1),
+            RunWrite("r", 1, events=[StoredEvent("x" * 256, T, "n", None, b"")]),
+            RunWrite("r", 1, events=[StoredEvent("u", T, "n", "x" * 256, b"")]),
+            RunWrite("r", 1, logs=[line("x" * 256, 1, T)]),
+            RunWrite("r", 1, dropped=[DroppedLogs("x" * 256, 1, 2)]),
+        ):
+            with pytest.raises(ValueError, match="255"):
+                store.append([good, bad])
+        assert store.runs(RunQuery()) == []
+        assert store.run("x" * 256) is None
+        assert store.logs("x" * 5000, execution="x" * 5000) == []
+        assert ids(store, task="x" * 5000, ids=("x" * 5000,)) == []
+
+    def test_long_texts_of_a_summary_are_cut_and_filters_compare_with_what_is_kept(self, store: Store) -> None:
+        for number, (text, kept, error) in enumerate(
+            (
+                ("x" * 5000, "x" * 1024, "x" * 4096),
+                ("\u4e2d" * 5000, "\u4e2d" * 341, "\u4e2d" * 1365),
+                ("y" * 1024, "y" * 1024, "y" * 1024),
+            )
+        ):
+            run_id = f"r{number}"
+            standing = RunStanding(text, text, error=text)
+            store.append([RunWrite(run_id, 1, all_texts(text, T), standing)])
+            assert all_texts(kept, T) == row_of(store, run_id).facts
+            assert RunStanding(kept, kept, error=error) == row_of(store, run_id).standing
+            for column in COLUMNS:
+                assert ids(store, **{column: kept}) == [run_id]
+                assert ids(store, **{column: "x" * 5000}) == []
+            assert kept in store.run_names("task")
+
+    def test_other_texts_and_data_may_be_long(self, store: Store) -> None:
+        text = "\u00e9" * 500_000
+        events, logs = [StoredEvent("u", T, text, None, b"x" * 1_000_000)], [StoredLog("e", 1, T, 20, text, text)]
+        store.append([RunWrite("r", 1, RunFacts(created=T), events=events, logs=logs)])
+        assert events == store.run("r")[1]  # type: ignore[index]
+        assert logs == store.logs("r")
+
+    @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+    def test_nul_and_lone_surrogates_are_refused_and_change_nothing(self, store: Store, text: str) -> None:
+        good = RunWrite("good", 1)
+        for bad in (
+            RunWrite(text, 1),
+            RunWrite("r", 1, RunFacts(task=text)),
+            RunWrite("r", 1, RunFacts(root_id=text)),
+            RunWrite("r", 1, RunFacts(origin=text)),
+            RunWrite("r", 1, standing=RunStanding(text)),
+            RunWrite("r", 1, standing=RunStanding(error=text)),
+            RunWrite("r", 1, events=[StoredEvent(text, T, "n", None, b"")]),
+            RunWrite("r", 1, events=[StoredEvent("u", T, text, None, b"")]),
+            RunWrite("r", 1, events=[StoredEvent("u", T, "n", text, b"")]),
+            RunWrite("r", 1, logs=[StoredLog(text, 1, T, 20, "l", "m")]),
+            RunWrite("r", 1, dropped=[DroppedLogs(text, 1, 2)]),
+            RunWrite("r", 1, logs=[StoredLog("e", 1, T, 20, text, "m")]),
+            RunWrite("r", 1, logs=[StoredLog("e", 1, T, 20, "l", text)]),
+        ):
+            with pytest.raises(ValueError, match="NUL or a lone surrogate"):
+                store.append([good, bad])
+        assert store.runs(RunQuery()) == []
 
     def test_prefixes_separate_runs(self, store: Store, place: Place) -> None:
-        store.append([RunWrite("r", 1, RunFacts(task="t"), logs=[_line("e", 1, 1)])])
+        store.append([RunWrite("r", 1, RunFacts(task="t"), logs=[line("e", 1, 1)])])
         other = replace(place, prefix=place.prefix + "x").open()
         assert other.run("r") is None
         assert other.runs(RunQuery()) == []
@@ -194,157 +289,14 @@ class RunContract(ContractBase):
         other.close()
 
 
-def _line(execution: str, seq: int, at: int, message: str = "m") -> StoredLog:
-    return StoredLog(execution, seq, at, 20, "logger", message)
-
-
 def _place(lines: list[StoredLog]) -> tuple[int, str, int] | None:
     return (lines[-1].at, lines[-1].execution, lines[-1].seq) if lines else None
 
 
-class ListContract(ContractBase):
-    """What `runs`, `count_runs`, `run_names` and the purging of runs promise."""
-
-    def test_runs_are_listed_newest_first(self, store: Store) -> None:
-        seed(store, 20)
-        assert [f"r{number:03}" for number in reversed(range(20))] == ids(store)
-
-    def test_runs_are_listed_oldest_first_when_asked(self, store: Store) -> None:
-        seed(store, 20)
-        assert [f"r{number:03}" for number in range(20)] == ids(store, oldest_first=True)
-
-    @pytest.mark.parametrize("oldest_first", [False, True])
-    @pytest.mark.parametrize(
-        "filters",
-        [{}, {"task": "task1"}, {"status": ("SUCCESS", "STARTED")}, {"text": "R0"}, {"queue": "q1", "task": "task0"}],
-    )
-    def test_pages_join_to_the_whole_though_times_tie(
-        self, store: Store, oldest_first: bool, filters: dict[str, Any]
-    ) -> None:
-        seed(store, 40)
-        whole = store.runs(RunQuery(oldest_first=oldest_first, **filters))
-        paged: list[RunRow] = []
-        after: tuple[int, str] | None = None
-        while page := store.runs(RunQuery(oldest_first=oldest_first, after=after, limit=4, **filters)):
-            paged += page
-            after = (page[-1].facts.created or 0, page[-1].run_id)
-        assert whole == paged
-        offset = store.runs(RunQuery(oldest_first=oldest_first, offset=3, limit=5, **filters))
-        assert whole[3:8] == offset
-
-    @pytest.mark.parametrize(
-        "filters",
-        [
-            {"status": ("SUCCESS",)},
-            {"status": ("SUCCESS", "FAILURE", "SUCCESS")},
-            {"status": ("UNKNOWN",)},
-            {"task": "task1", "worker": "w3"},
-            {"queue": "q2", "status": ("FAILURE", "STARTED")},
-            {"ids": ("r001", "r005", "unknown", "r001")},
-            {"ids": ()},
-            {"ids": ("r001", "r002"), "task": "task1"},
-            {"since": T + 3, "until": T + 7},
-            {"since": T + 3, "until": T + 3},
-            {"text": "TASK1", "status": ("SUCCESS",)},
-            {"text": "r01"},
-            {"text": "%"},
-            {"task": "task0", "worker": "w0", "queue": "q0", "status": ("SUCCESS",), "since": T},
-        ],
-    )
-    def test_each_filter_that_is_given_holds(self, store: Store, filters: dict[str, Any]) -> None:
-        seed(store, 60)
-        expected = [f"r{number:03}" for number in reversed(range(60)) if _passes(number, filters)]
-        assert expected == ids(store, **filters)
-        assert len(expected) == store.count_runs(RunQuery(**filters))
-
-    def test_since_is_inclusive_and_until_exclusive(self, store: Store) -> None:
-        store.append([RunWrite(f"r{n}", 1, RunFacts(created=T + n)) for n in range(5)])
-        assert ids(store, since=T + 1, until=T + 4) == ["r3", "r2", "r1"]
-        assert ids(store, since=T + 1, until=T + 4, oldest_first=True, limit=2) == ["r1", "r2"]
-        assert ids(store, since=T + 1, until=T + 4, after=(T + 3, "r3"), limit=1) == ["r2"]
-
-    def test_text_is_a_substring_of_id_task_key_or_error_in_any_case(self, store: Store) -> None:
-        store.append(
-            [
-                RunWrite("id-NEEDLE-1", 1, RunFacts(created=T + 4)),
-                RunWrite("b", 1, RunFacts(task="my.Needle.task", created=T + 3)),
-                RunWrite("c", 1, RunFacts(key="needle:\u00c9", created=T + 2)),
-                RunWrite("d", 1, RunFacts(created=T + 1), RunStanding("FAILURE", error="no needLE here")),
-                RunWrite("e", 1, RunFacts(queue="needle", parent_id="needle", created=T), RunStanding(worker="needle")),
-            ]
-        )
-        assert ids(store, text="nEEdle") == ["id-NEEDLE-1", "b", "c", "d"]
-        assert ids(store, text="NEEDLE:\u00e9") == ["c"]
-
-    def test_a_run_of_unknown_created_is_listed_by_its_first_write(self, store: Store) -> None:
-        before = clock(store)
-        store.append([RunWrite("r", 1, standing=RunStanding("STARTED"))])
-        assert ids(store, since=before) == ["r"]
-        store.append([RunWrite("r", 2, RunFacts(created=T), RunStanding("SUCCESS"))])
-        assert ids(store, since=before) == []
-        assert ids(store, until=T + 1) == ids(store, status=("SUCCESS",)) == ["r"]
-        assert ids(store, status=("STARTED",)) == []
-
-    def test_counting_ignores_the_page_and_stops_at_the_cap(self, store: Store) -> None:
-        seed(store, 40)
-        page = RunQuery(limit=1, offset=30, after=(T + 5, "r015"))
-        assert store.count_runs(page) == 40
-        for filters in ({}, {"task": "task1"}, {"text": "r"}, {"status": ("SUCCESS", "FAILURE")}):
-            assert store.count_runs(RunQuery(**filters), cap=7) == 7
-
-    def test_names_are_sorted_and_distinct(self, store: Store) -> None:
-        seed(store, 30)
-        store.append([RunWrite("none", 1)])
-        assert store.run_names("task") == ["task0", "task1"]
-        assert store.run_names("worker") == ["w0", "w1", "w2", "w3"]
-        assert store.run_names("queue", limit=2) == ["q0", "q1"]
-        with pytest.raises(ValueError, match="task, worker, queue"):
-            store.run_names("error")
-
-    def test_purge_deletes_forgotten_runs_with_everything_and_no_other(self, store: Store) -> None:
-        now = clock(store)
-        event, log = StoredEvent("u", T, "n", None, b""), _line("e", 1, T)
-        for run_id, forget in (("past", now - 1), ("future", now + LONG), ("never", None)):
-            standing = RunStanding("SUCCESS", "w", forget=forget)
-            store.append([RunWrite(run_id, 1, RunFacts("t", "q", "k", "p", "o", T), standing, [event], [log])])
-        assert store.purge() == 1
-        assert store.purge() == 0
-        assert store.run("past") is None
-        assert store.logs("past") == []
-        assert ids(store) == ["never", "future"]
-        for filters in ({"task": "t"}, {"worker": "w"}, {"key": "k"}, {"root_id": "o"}, {"status": ("SUCCESS",)}):
-            assert store.count_runs(RunQuery(**filters)) == 2
-        store.append([RunWrite("past", 1)])
-        assert store.run("past")[1] == []  # type: ignore[index]
-
-    def test_a_forget_that_a_later_write_takes_back_is_not_purged(self, store: Store) -> None:
-        store.append([RunWrite("r", 1, standing=RunStanding("FAILURE", forget=1))])
-        store.append([RunWrite("r", 2, standing=RunStanding("STARTED"))])
-        assert store.purge() == 0
-        assert store.run("r") is not None
-
-    def test_purge_of_many_runs_goes_in_batches(self, store: Store) -> None:
-        seed(store, 250, forget=1)
-        wait_past(store, clock(store))
-        purged = 0
-        while done := store.purge(limit=60):
-            assert done <= 60
-            purged += done
-        assert (purged, store.count_runs(RunQuery())) == (250, 0)
+def _events(name: str, count: int) -> list[StoredEvent]:
+    """Return events of which some have the same time, also as those of another name."""
+    return [event(f"{name}{number}", T + number // 2) for number in range(count)]
 
 
-def _passes(number: int, filters: dict[str, Any]) -> bool:
-    write = _write(number)
-    standing = write.standing
-    assert standing is not None
-    assert write.facts.created is not None
-    have = {"task": write.facts.task, "queue": write.facts.queue, "worker": standing.worker}
-    if any(filters.get(name, value) != value for name, value in have.items()):
-        return False
-    if filters.get("status") and standing.status not in filters["status"]:
-        return False
-    if "ids" in filters and write.run_id not in filters["ids"]:
-        return False
-    if not filters.get("since", 0) <= write.facts.created < filters.get("until", 2**62):
-        return False
-    return filters.get("text", "").lower() in f"{write.run_id} {write.facts.task}"
+def _lines(count: int) -> list[StoredLog]:
+    return [line("e", number, T + number // 2) for number in range(count)]

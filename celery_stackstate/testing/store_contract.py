@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from celery_stackstate.testing.contract_entries import CounterContract, EntryContract, ScanContract, TimeContract
+from celery_stackstate.testing.contract_entries import (
+    CounterContract,
+    EntryContract,
+    GuardContract,
+    ScanContract,
+    TimeContract,
+)
+from celery_stackstate.testing.contract_lists import ListContract
 from celery_stackstate.testing.contract_processes import ProcessContract
-from celery_stackstate.testing.contract_runs import ListContract, RunContract
+from celery_stackstate.testing.contract_removal import BoundContract, RemovalContract
+from celery_stackstate.testing.contract_runs import RunContract
+from celery_stackstate.testing.contract_together import TogetherContract
 
 
 class StoreContract(
-    EntryContract, TimeContract, CounterContract, ScanContract, RunContract, ListContract, ProcessContract
+    EntryContract,
+    TimeContract,
+    GuardContract,
+    CounterContract,
+    ScanContract,
+    RunContract,
+    ListContract,
+    BoundContract,
+    RemovalContract,
+    TogetherContract,
+    ProcessContract,
 ):
     """Every promise of a store. Subclass it in a test module and say where the store lies:
 

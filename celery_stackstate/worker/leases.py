@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,15 +12,15 @@ from celery import bootsteps, signals
 
 from celery_stackstate import liveness
 from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.facts import now_micros
 from celery_stackstate.liveness import Lease
+from celery_stackstate.worker.reaper import Reaper
+from celery_stackstate.worker.renewals import RETRY_PAUSE, Renewals
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
 
 logger = logging.getLogger(__name__)
-
-PURGE_PAUSE = 60.0
-PURGE_LIMIT = 2_000
 
 #: The lease of the worker that this process is; the children of its pool inherit it by fork.
 _held: Lease | None = None
@@ -43,7 +41,8 @@ class LeaseStep(bootsteps.StartStopStep):
     """Checks the settings before the worker starts, and holds its lease until its last task has ended.
 
     Celery stops this step before the pool, whose tasks may go on for a long while then; so the lease is given back when
-    the worker says that it has stopped, and lapses where it cannot say so.
+    the worker says that it has stopped, and lapses where it cannot say so. A worker that is terminated never says so: a
+    process that embeds it (tests do) lives on, so that nothing must be renewed from then on.
     """
 
     requires = ("celery.worker.components:Pool",)
@@ -51,68 +50,80 @@ class LeaseStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
+        settings = self.extension.settings
+        self.enabled = settings.enabled  # which Celery asks before it adds the step
+        if not self.enabled:
+            logger.warning(
+                "stackstate_enabled is False: this worker records nothing, and sends runs that have an idempotency key "
+                "on to workers that keep its promise (by stackstate_claim_outage)"
+            )
+            return
         global _held  # noqa: PLW0603 - one worker per process, and its children must know
         _held = self._lease = Lease(worker.hostname, uuid4().hex)
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._renewed = 0
+        self._renewed, self._started = 0, now_micros()
+        self._renewals = Renewals(lease=settings.worker_lease, timeout=settings.store_timeout)
+        self._reaper = Reaper(self.extension, self._lease, self._renewals.are_steady)
         _check(self.extension)
 
     def start(self, worker: Any) -> None:
         """Take the lease, now and again at a third of its length."""
-        self._renew(worker)
+        self.renew(worker)
         self._thread = threading.Thread(target=self._loop, args=(worker,), name="stackstate-lease", daemon=True)
         self._thread.start()
+        self._reaper.start()
         signals.worker_shutdown.connect(
             self._on_shutdown, weak=False, dispatch_uid=f"stackstate-lease-{self._lease.boot}"
         )
 
-    def _on_shutdown(self, **_: Any) -> None:
-        """Give the lease back, and write the history that still waits."""
+    def terminate(self, worker: Any) -> None:
+        """Renew the lease no more, so that it lapses."""
         self._stopped.set()
+        self._reaper.stop()
+
+    def _on_shutdown(self, **_: Any) -> None:
+        """Write the history that still waits, and say that the worker is gone: in this order, or it looks lost."""
+        self.terminate(None)
         if self._thread is not None:
             self._thread.join(timeout=self.extension.settings.store_timeout)
+        self.extension.recorder.flush()
         try:
+            self._reaper.resign()
             liveness.give_up(self.extension.store, self._lease)
         except StoreUnavailable as error:
             logger.warning("The worker's lease lapses by itself: %s", error)
-        self.extension.recorder.flush()
 
     def _loop(self, worker: Any) -> None:
         pause = self.extension.settings.worker_lease / 3
-        purge_at, renewed = time.monotonic(), True
-        while not self._stopped.wait(pause if renewed else min(pause, 1.0)):
-            renewed = self._renew(worker)
-            if time.monotonic() >= purge_at:
-                purge_at = time.monotonic() + PURGE_PAUSE
-                _purge(self.extension)
+        renewed = True
+        while not self._stopped.wait(pause if renewed else min(pause, RETRY_PAUSE)):
+            renewed = self.renew(worker)
 
-    def _renew(self, worker: Any) -> bool:
+    def renew(self, worker: Any) -> bool:
+        """Renew the lease; return whether the store took it."""
         try:
-            seconds = self.extension.settings.worker_lease
-            self._renewed = liveness.renew(
-                self.extension.store, self._lease, seconds=seconds, pids=_pids(worker.pool), before=self._renewed
-            )
-            return True
+            self._write(listed=now_micros(), pids=_pids(worker.pool))
         except StoreUnavailable as error:
             logger.warning("The worker's lease could not be renewed, trying again: %s", error)
         except Exception:
             logger.exception("The worker's lease could not be renewed, trying again")
+        else:
+            self._renewals.succeeded()
+            return True
+        self._renewals.failed()
         return False
 
-
-def _purge(extension: StackState) -> None:
-    """Delete a bounded number of ended entries and forgotten runs."""
-    for store in {id(store): store for store in (extension.store, extension.runs_store)}.values():
-        try:
-            store.purge(limit=PURGE_LIMIT)
-        except StoreUnavailable as error:
-            logger.warning("What has ended could not be purged, trying again: %s", error)
-        except Exception:
-            logger.exception("What has ended could not be purged, trying again")
+    def _write(self, *, listed: int, pids: list[int]) -> None:
+        """Renew the lease and the entry on the roll, which must not be missing while there is a lease."""
+        store, seconds = self.extension.store, self.extension.settings.worker_lease
+        liveness.enrol(store, self._lease, pid=os.getpid(), pids=pids, started=self._started)
+        self._renewed = liveness.renew(
+            store, self._lease, seconds=seconds, pids=pids, before=self._renewed, listed=listed
+        )
 
 
-def _pids(pool: Any) -> Iterable[int]:
+def _pids(pool: Any) -> list[int]:
     """Return the processes in which attempts run: the pool's children, or this one."""
     processes = getattr(getattr(pool, "_pool", None), "_pool", None)
     pids = [process.pid for process in list(processes or ()) if getattr(process, "pid", None)]

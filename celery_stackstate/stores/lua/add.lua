@@ -1,6 +1,7 @@
--- KEYS: entry, index, expiry. ARGV: member, delta, ttl, expires, floor, ceiling ('' for none).
--- Answers {'ok', new}, {'type'} or {'range', standing}.
+-- KEYS: entry, index, expiry, and perhaps the guard. ARGV: member, delta, ttl, expires, floor, ceiling ('' for none),
+-- 1 to prolong (else 0), and with a guard its version. Answers {'ok', new}, {'type'}, {'range', standing} or {'guard'}.
 local now, old = clock(), load(KEYS[1])
+if not guarded(KEYS[4], ARGV[8], now) then return {'guard'} end
 local live = is_live(old, now)
 if live and old[KIND] ~= 'i' then return {'type'} end
 local standing = live and old[VALUE] or '0'
@@ -24,6 +25,7 @@ if not fits then
   return {'range', standing}
 end
 local expires, linger = old[EXPIRES], old[LINGER]
-if not live then expires, linger = end_of(now, ARGV[3], ARGV[4]), '0' end
+if not live then linger = '0' end
+if not live or ARGV[7] == '1' then expires = end_of(now, ARGV[3], ARGV[4]) end
 save(KEYS[1], KEYS[2], KEYS[3], ARGV[1], old, now, 'i', new, expires, linger)
 return {'ok', new}

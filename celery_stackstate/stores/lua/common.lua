@@ -39,6 +39,13 @@ local function as_expected(entry, live, expect)
   return live and entry[VERSION] == expect
 end
 
+-- Whether the entry that guards a write, if there is one, is live and has the version it must have.
+local function guarded(key, version, now)
+  if not key then return true end
+  local entry = load(key)
+  return is_live(entry, now) and entry[VERSION] == version
+end
+
 -- Until when the version of an entry that ends now, or has ended, must be remembered.
 local function remembered(entry, now)
   if not entry[VERSION] then return 0 end

@@ -1,9 +1,2 @@
--- KEYS: entry, index, expiry. ARGV: member, kind, value, expect, ttl, expires, linger.
--- Answers the clock, whether it was applied, and the entry or false.
-local now, old = clock(), load(KEYS[1])
-local live = is_live(old, now)
-if not as_expected(old, live, ARGV[4]) then
-  return {now, 0, live and shown(old) or false}
-end
-local expires = end_of(now, ARGV[5], ARGV[6])
-return {now, 1, save(KEYS[1], KEYS[2], KEYS[3], ARGV[1], old, now, ARGV[2], ARGV[3], expires, ARGV[7])}
+-- KEYS: entry, index, expiry, and perhaps the guard. ARGV: see put_entry.lua, and with a guard its version.
+return put_entry(KEYS[4], ARGV[8])

@@ -7,28 +7,54 @@ from typing import TYPE_CHECKING, Any
 
 from celery_stackstate.facts import Stamp
 from celery_stackstate.fingerprint import signature
+from celery_stackstate.header import HEADER
+from celery_stackstate.payload import as_text, shortened
 from celery_stackstate.records import micros_of
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
+
+MAX_ERROR = 2000
 
 
 def request_details(
     extension: StackState, task: Any, headers: Mapping[str, Any], body: Any, stamp: Stamp
 ) -> dict[str, Any]:
     """Return what a publisher's event holds; a message that goes on with a run repeats the arguments, its event not."""
-    details: dict[str, Any] = {"publisher": stamp.publisher, "expires": micros_of(headers.get("expires"))}
+    details: dict[str, Any] = {
+        "host": stamp.host,
+        "pid": stamp.pid,
+        "program": stamp.program,
+        "expires": micros_of(headers.get("expires")),
+    }
     if headers.get("retries") or stamp.waits:
         return details
-    args, kwargs = body[:2] if isinstance(body, (list, tuple)) and len(body) >= 2 else ((), {})
-    return {**details, **arguments(extension, task, args, kwargs)}
+    args, kwargs, embedded = body if isinstance(body, (list, tuple)) and len(body) == 3 else ((), {}, {})
+    return {**details, **lineage(headers, embedded), **arguments(extension, task, args, kwargs)}
+
+
+def lineage(headers: Mapping[str, Any], embedded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a message says of the canvas that its run is part of, and of the run that it repeats."""
+    ours = headers.get(HEADER) or {}
+    chord = embedded.get("chord") or {}
+    return {
+        "group_index": headers.get("group_index"),
+        "chord": text_of((chord.get("options") or {}).get("task_id")) if isinstance(chord, Mapping) else None,
+        "chain": ours.get("chain"),
+        "rerun_of": ours.get("rerun_of"),
+    }
+
+
+def text_of(run_id: Any) -> str | None:
+    """Return an id as text; Celery takes a UUID for one as well."""
+    return None if run_id is None else str(run_id)
 
 
 def arguments(extension: StackState, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a run as they may be shown."""
     redactor = extension.redactor
     shown_args, shown_kwargs = redactor.arguments(args, kwargs, _parameter_names(task))
-    positional, named = redactor.snapshot(shown_args), redactor.snapshot(shown_kwargs)
+    positional, named = redactor.snapshot(shown_args, "args"), redactor.snapshot(shown_kwargs, "kwargs")
     return {
         "args": positional.value,
         "kwargs": named.value,
@@ -39,11 +65,11 @@ def arguments(extension: StackState, task: Any, args: Sequence[Any], kwargs: Map
 def error_details(extension: StackState, error: Any, einfo: Any, traceback: Any) -> dict[str, Any]:
     """Return an exception as it may be shown. Local values of its frames are never part of it."""
     text = getattr(einfo, "traceback", None) or (traceback if isinstance(traceback, str) else None)
-    redact = extension.redactor.text
+    redact, message = extension.redactor.line, as_text(error)
     return {
         "error_type": type(error).__name__ if isinstance(error, BaseException) else "Error",
-        "error": redact(str(error))[:2000],
-        "traceback": None if text is None else redact(str(text), tail=True),
+        "error": shortened(redact("error", message), MAX_ERROR, of=message),
+        "traceback": None if text is None else redact("error", str(text), tail=True),
     }
 
 

@@ -1,0 +1,91 @@
+"""Running a run again: what it was asked for is kept where its task says so, apart from the history and unredacted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery_stackstate import facts
+from celery_stackstate.errors import NotRepeatable
+from celery_stackstate.header import HEADER
+from celery_stackstate.keys import PRIVATE, pack
+from celery_stackstate.publishing.envelope import Envelope
+from celery_stackstate.receiving import INTERRUPTS
+from celery_stackstate.stores.base import RunFacts, RunWrite
+
+if TYPE_CHECKING:
+    from celery_stackstate.extension import StackState
+
+logger = logging.getLogger(__name__)
+
+#: Options of a message that do not belong to its repetition: the times have passed, the canvas has its result.
+LEFT_OUT = frozenset(
+    {"eta", "expires", "chord", "group_id", "group_index", "root_id", "parent_id", "retries", "reply_to", "headers"}
+)
+
+
+def keep(extension: StackState, envelope: Envelope, run_id: str) -> None:
+    """Keep what a run was asked for, for as long as its record may be kept; later, while the store is down."""
+    text = envelope.dump()
+    if text is None:
+        logger.warning("%s[%s] cannot be run again: its arguments or options are no JSON", envelope.name, run_id)
+        return
+    _keep(extension, text, run_id)
+
+
+def _keep(extension: StackState, text: str, run_id: str) -> None:
+    def put() -> None:
+        ttl = round(extension.settings.longest_retention * 1_000_000)
+        extension.store.put(pack(PRIVATE, "", run_id), text.encode(), ttl=ttl)
+
+    try:
+        extension.store.apart(put)
+    except INTERRUPTS:
+        extension.recorder.later(put)
+        raise
+    except Exception as error:  # the message is out: whatever is wrong here is not its publisher's
+        logger.warning("What the run %s was asked for is kept in the background: %r", run_id, error)
+        extension.recorder.later(put)
+
+
+def repeatable(extension: StackState, run_ids: Iterable[str]) -> frozenset[str]:
+    """Return those of the runs of which what they were asked for is kept."""
+    keys = {pack(PRIVATE, "", run_id): run_id for run_id in run_ids}
+    return frozenset(keys[key] for key in extension.store.get_many(list(keys)))
+
+
+def forget(extension: StackState, run_ids: Iterable[str]) -> None:
+    """Remove what is kept of the runs to run them again."""
+    for run_id in run_ids:
+        extension.store.remove(pack(PRIVATE, "", run_id))
+
+
+def repeat(extension: StackState, run_id: str, given: Mapping[str, Any]) -> Any:
+    """Publish what a run was asked for as a run of its own, and link both in the history.
+
+    Args:
+        extension: The extension of the app it is published by.
+        run_id: The run to repeat.
+        given: Options of `send_task`, over those that it was sent with.
+
+    Raises:
+        NotRepeatable: Nothing was kept of it.
+    """
+    kept = extension.store.get(pack(PRIVATE, "", run_id))
+    if kept is None or not isinstance(kept.value, bytes):
+        raise NotRepeatable(
+            f"the run {run_id} cannot be run again: what it was asked for is kept only of tasks with keep_payload=True"
+        )
+    text, new_id = kept.value.decode(), str(uuid4())
+    envelope = Envelope.load(text)
+    options = {name: value for name, value in envelope.options.items() if name not in LEFT_OUT}
+    headers = {**envelope.options.get("headers", {}), HEADER: {"id": new_id, "rerun_of": run_id}}
+    result = extension.app.send_task(
+        envelope.name, envelope.args, envelope.kwargs, **{**options, **given}, headers=headers, task_id=new_id
+    )
+    _keep(extension, text, new_id)
+    event = facts.event(f"rerun:{new_id}", "rerun", run=new_id)
+    extension.recorder.post(RunWrite(run_id, 0, RunFacts(), None, [event]))
+    return result
