@@ -11,6 +11,7 @@ from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import SimpleTemplateResponse, TemplateResponse
+from django.utils.translation import gettext as _
 
 from celery_stackstate.errors import ConfigurationError, StackStateError, StoreUnavailable
 from celery_stackstate_admin.present import line
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class StorePages(ModelAdmin):
     """A view-only admin over a store: the model's own view permission opens every page of it, nothing else does."""
 
-    actions = None
+    actions: Any = None
     show_full_result_count = False
     list_select_related = ()
 
@@ -119,5 +120,5 @@ class StorePages(ModelAdmin):
 
 def _title(error: StackStateError) -> str:
     if isinstance(error, StoreUnavailable):
-        return "The store does not answer"
-    return "StackState is not configured" if isinstance(error, ConfigurationError) else "The store cannot be read"
+        return _("The store does not answer")
+    return _("StackState is not configured") if isinstance(error, ConfigurationError) else _("The store cannot be read")

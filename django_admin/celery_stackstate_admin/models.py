@@ -1,4 +1,4 @@
-"""What Django is told about runs and state: no tables, only names, fields and the permission to view."""
+"""What Django is told about runs, state, keys and workers: no tables, only names, fields and permissions."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.db import NotSupportedError, models
+from django.utils.translation import gettext_lazy as _
 
+from celery_stackstate_admin.keys.queryset import KeyQuerySet, key_id
 from celery_stackstate_admin.plan import no_sql
 from celery_stackstate_admin.present import line
-from celery_stackstate_admin.runs import RunQuerySet
+from celery_stackstate_admin.runs.queryset import RunQuerySet
 from celery_stackstate_admin.source import to_django
-from celery_stackstate_admin.state import StateQuerySet
+from celery_stackstate_admin.state.queryset import StateQuerySet
+from celery_stackstate_admin.workers.queryset import WorkerQuerySet, worker_id
 
 if TYPE_CHECKING:
     from celery_stackstate.browse import StateRecord
+    from celery_stackstate.records import KeyRecord
     from celery_stackstate.records import Run as RunRecord
+    from celery_stackstate.records import Worker as WorkerRecord
 
     Text = models.CharField[str, str]
     MaybeText = models.CharField[str | None, str | None]
@@ -55,6 +60,10 @@ class Run(StoreModel):
     finished_at: Moment = models.DateTimeField(null=True)
     parent_id: MaybeText = models.CharField(max_length=255, null=True)  # noqa: DJ001
     root_id: MaybeText = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    group_id: MaybeText = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    host: MaybeText = models.CharField(max_length=255, null=True)  # noqa: DJ001
+    origin: MaybeText = models.CharField(max_length=1024, null=True)  # noqa: DJ001
+    duplicated: MaybeText = models.CharField(max_length=8, null=True)  # noqa: DJ001 - "yes", or None
     error: LongText = models.TextField(null=True)  # noqa: DJ001
     wait: Seconds = models.FloatField("wait in seconds", null=True)
     runtime: Seconds = models.FloatField("run time in seconds", null=True)
@@ -64,7 +73,13 @@ class Run(StoreModel):
 
     class Meta:
         managed = False
-        default_permissions = ("view",)
+        default_permissions = ("view", "delete")
+        permissions = [
+            ("rerun_run", "Can run a run again"),
+            ("revoke_run", "Can revoke run"),
+            ("terminate_run", "Can terminate run"),
+            ("release_key_run", "Can release the key of run"),
+        ]
         ordering = ("-queued_at", "-id")
         base_manager_name = "objects"
         verbose_name = "run"
@@ -76,7 +91,9 @@ class Run(StoreModel):
     @classmethod
     def of(cls, record: RunRecord) -> Run:
         """Return `record` as an object."""
-        run = cls(**{name: getattr(record, name) for name in _SAME}, **_times(record, _RUN_TIMES))
+        duplicated = "yes" if record.duplicated else None
+        same = {name: getattr(record, name) for name in _SAME}
+        run = cls(**same, duplicated=duplicated, **_times(record, _RUN_TIMES))
         run._state.adding = False
         run.record = record
         return run
@@ -98,11 +115,12 @@ class StateEntry(StoreModel):
 
     class Meta:
         managed = False
-        default_permissions = ("view",)
+        default_permissions = ("view", "change", "delete")
+        permissions = (("force_release_lock", "Can force-release locks"),)
         ordering = ("scope", "key")
         base_manager_name = "objects"
-        verbose_name = "state entry"
-        verbose_name_plural = "state entries"
+        verbose_name = _("state entry")
+        verbose_name_plural = _("state entries")
 
     def __str__(self) -> str:
         return line(self.key)
@@ -117,10 +135,86 @@ class StateEntry(StoreModel):
         return entry
 
 
+class IdempotencyKey(StoreModel):
+    """One idempotency key that is in use or kept. `record` is what the library says about it."""
+
+    id: Text = models.CharField(primary_key=True, max_length=2800)
+    scope: Text = models.CharField(max_length=600)
+    key: Text = models.CharField(max_length=1024)
+    task: Text = models.CharField(max_length=255)
+    state: Text = models.CharField(max_length=16)
+    run_id: Text = models.CharField(max_length=255)
+    generation: Whole = models.BigIntegerField()
+    deliveries: Whole = models.PositiveIntegerField()
+    updated_at: Moment = models.DateTimeField(null=True)
+    expires_at: Moment = models.DateTimeField(null=True)
+
+    record: KeyRecord
+    objects = models.Manager.from_queryset(KeyQuerySet)()
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions = (("reset_idempotencykey", "Can reset idempotency keys"),)
+        ordering = ("scope", "key")
+        base_manager_name = "objects"
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
+
+    def __str__(self) -> str:
+        return line(self.key)
+
+    @classmethod
+    def of(cls, record: KeyRecord) -> IdempotencyKey:
+        """Return `record` as an object."""
+        names = ("scope", "key", "task", "state", "run_id", "generation", "deliveries")
+        same = {name: getattr(record, name) for name in names}
+        key = cls(id=key_id(record), **same, **_times(record, ("updated_at", "expires_at")))
+        key._state.adding = False
+        key.record = record
+        return key
+
+
+class Worker(StoreModel):
+    """One start of a worker. `record` is what the library says about it."""
+
+    id: Text = models.CharField(primary_key=True, max_length=2800)
+    hostname: Text = models.CharField(max_length=1024)
+    host: Text = models.CharField(max_length=255)
+    pid: Whole = models.BigIntegerField()
+    live: models.BooleanField[bool, bool] = models.BooleanField()
+    started_at: Moment = models.DateTimeField(null=True)
+    seen_at: Moment = models.DateTimeField(null=True)
+    expires_at: Moment = models.DateTimeField(null=True)
+
+    record: WorkerRecord
+    objects = models.Manager.from_queryset(WorkerQuerySet)()
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        ordering = ("hostname", "id")
+        base_manager_name = "objects"
+        verbose_name = _("worker")
+        verbose_name_plural = _("workers")
+
+    def __str__(self) -> str:
+        return line(self.hostname)
+
+    @classmethod
+    def of(cls, record: WorkerRecord) -> Worker:
+        """Return `record` as an object."""
+        same = {name: getattr(record, name) for name in ("hostname", "host", "pid", "live")}
+        worker = cls(id=worker_id(record), **same, **_times(record, ("started_at", "seen_at", "expires_at")))
+        worker._state.adding = False
+        worker.record = record
+        return worker
+
+
 _RUN_TIMES = ("queued_at", "started_at", "finished_at")
 _SAME = (
-    *("id", "task", "status", "queue", "worker", "key", "retries", "parent_id", "root_id"),
-    *("error", "wait", "runtime"),
+    *("id", "task", "status", "queue", "worker", "key", "retries", "parent_id", "root_id", "group_id"),
+    *("host", "origin", "error", "wait", "runtime"),
 )
 
 

@@ -18,6 +18,7 @@ from django.db.models.lookups import Lookup
 from django.db.models.sql.where import AND, NothingNode, WhereNode
 
 TEXT = "text"
+BEHIND = "behind"
 
 
 class StoreQuery(sql.Query):
@@ -25,6 +26,10 @@ class StoreQuery(sql.Query):
 
     #: What `RunQuerySet.search` looks for; copied with the query, as all its attributes are.
     text: str | None = None
+    #: What was found of it, by question; one dictionary for the query and all its copies.
+    found: dict[Any, list[Any]]
+    #: The `(microseconds, id)` behind which `RunQuerySet.behind` begins.
+    behind: tuple[int, str] | None = None
     #: How many entries `StateQuerySet` may look at for one answer.
     look_at_most: int | None = None
 
@@ -81,6 +86,8 @@ def read(query: StoreQuery) -> Plan:
 def _conditions(query: StoreQuery) -> Iterator[Condition]:
     if query.text is not None:
         yield Condition("", TEXT, query.text)
+    if query.behind is not None:
+        yield Condition("", BEHIND, query.behind)
     yield from _walk(query.where)
 
 

@@ -19,6 +19,9 @@ from celery_stackstate_admin.plan import Plan, StoreQuery, no_sql, read
 
 M = TypeVar("M", bound=Model)
 
+#: Where counting ends.
+COUNT_CAP = 10_000
+
 
 class StoreIterable(BaseIterable):  # type: ignore[type-arg]
     """Yields a store queryset's objects; values() and values_list() put Django's own in its place, which refuse."""

@@ -10,11 +10,22 @@ from django.conf import settings
 from django.utils import timezone
 
 from celery_stackstate import StackState
+from celery_stackstate.keys import PRIVATE, pack
+from celery_stackstate.stores.base import Expect
+
+DAY = 86_400 * 1_000_000
 
 
 def extension() -> Any:
     """Return the extension whose store is shown; ConfigurationError says why when there is none."""
     return StackState.current()
+
+
+def first_time(token: str) -> bool:
+    """Return whether a form with this one-time token was never sent before, as far as the store remembers: a day."""
+    store = extension().store
+    key = pack(PRIVATE, "form", token)
+    return bool(store.apart(lambda: store.put(key, b"", expect=Expect.ABSENT, ttl=DAY)).applied)
 
 
 def now() -> datetime:

@@ -1,131 +1,157 @@
 "use strict";
-// Follows a run that has not finished: fetches the main part of its page again and puts it in place.
+// Follows a run that has not finished: asks for the main part of its page again, and puts in place what is different.
 (function () {
     const LONGEST_PAUSE = 30000;
     let timer = null;
     let failures = 0;
+    let took = 0;
     let paused = false;
-    let note = null;
+    let asking = false;
+    let tag = "";
+    let status = "";
+    let root, note, announced;
 
-    function pause(main) {
-        return Number(main.dataset.refreshMs) || 0;
+    function main() {
+        return document.getElementById("ss-main");
+    }
+
+    function pause() {
+        return Number(main().dataset.refreshMs) || 0;
     }
 
     function say(text, off) {
-        note.firstChild.textContent = text;
+        note.firstElementChild.textContent = text;
         note.classList.toggle("ss-off", Boolean(off));
     }
 
-    // A reader who has marked text, or looks at another tab, is left alone.
-    function busy(root) {
-        const selection = document.getSelection();
-        return document.hidden || paused ||
-            Boolean(selection && !selection.isCollapsed && root.contains(selection.anchorNode));
-    }
-
-    function remember(root) {
-        const open = new Map();
-        root.querySelectorAll("details[id]").forEach(function (one) { open.set(one.id, one.open); });
-        const scrolled = Array.from(root.querySelectorAll(".ss-scroll, .ss-code"), function (one) { return one.scrollTop; });
-        const focused = root.contains(document.activeElement) && document.activeElement.closest("details[id]");
-        return { open: open, scrolled: scrolled, focused: focused ? focused.id : null };
-    }
-
-    function restore(root, before) {
-        root.querySelectorAll("details[id]").forEach(function (one) {
-            if (before.open.has(one.id)) {
-                one.open = before.open.get(one.id);
-            }
-        });
-        const now = root.querySelectorAll(".ss-scroll, .ss-code");
-        if (now.length === before.scrolled.length) {
-            now.forEach(function (one, index) { one.scrollTop = before.scrolled[index]; });
-        }
-        const again = before.focused && document.getElementById(before.focused);
-        if (again) {
-            again.querySelector("summary").focus({ preventScroll: true });
+    // What has changed is shown; of all that only another status is told to who listens.
+    function announce() {
+        if (main().dataset.status !== status) {
+            status = main().dataset.status;
+            announced.textContent = status;
         }
     }
 
-    async function load(address) {
-        const response = await fetch(address, {
-            credentials: "same-origin",
-            cache: "no-store",
-            headers: { "X-Requested-With": "XMLHttpRequest" },
-        });
+    async function ask() {
+        const headers = { "X-Requested-With": "XMLHttpRequest" };
+        if (tag) {
+            headers["If-None-Match"] = tag;
+        }
+        const response = await fetch(root.dataset.live, { credentials: "same-origin", cache: "no-store", headers: headers });
+        if (response.status === 304) {
+            return main();
+        }
         if (response.redirected || response.status === 403 || response.status === 404) {
             return null;
         }
         if (!response.ok) {
             throw new Error(String(response.status));
         }
-        return new DOMParser().parseFromString(await response.text(), "text/html").getElementById("ss-main");
+        const fresh = new DOMParser().parseFromString(await response.text(), "text/html").getElementById("ss-main");
+        tag = fresh ? response.headers.get("ETag") || "" : "";
+        return fresh;
     }
 
-    async function tick(root) {
-        let main = document.getElementById("ss-main");
-        if (!busy(root)) {
-            try {
-                const fresh = await load(root.dataset.live);
-                if (fresh === null) {
-                    say("Not following any more: reload the page.", true);
-                    note.querySelector("button").remove();
-                    return;
-                }
-                failures = 0;
-                if (!busy(root)) {
-                    const before = remember(root);
-                    main.replaceWith(document.adoptNode(fresh));
-                    restore(root, before);
-                    main = fresh;
-                    say("Following this run");
-                }
-            } catch (error) {
-                failures += 1;
-                say("No answer; trying again", true);
-            }
+    async function tick() {
+        timer = null;
+        if (paused || document.hidden || asking) {
+            return; // going on is what asks again
         }
-        schedule(root, main);
+        asking = true;
+        const began = performance.now();
+        try {
+            const fresh = await ask();
+            if (fresh === null) {
+                end(note.dataset.lost);
+                return;
+            }
+            failures = 0;
+            if (!paused) {
+                show(fresh);
+            }
+        } catch (error) {
+            failures += 1;
+        } finally {
+            asking = false;
+            took = performance.now() - began;
+        }
+        schedule();
     }
 
-    function schedule(root, main) {
-        const wait = pause(main);
-        if (wait === 0) {
-            note.remove();
+    function show(fresh) {
+        if (fresh !== main()) {
+            window.stackstateMorph(main(), document.adoptNode(fresh));
+            document.dispatchEvent(new CustomEvent("ss:refreshed"));
+        }
+        announce();
+        say(note.dataset.following);
+    }
+
+    function end(text) {
+        clearTimeout(timer);
+        timer = null;
+        root = null;
+        say(text, true);
+        note.querySelector("button").remove();
+    }
+
+    function schedule() {
+        clearTimeout(timer);
+        if (!root) {
             return;
         }
-        timer = setTimeout(tick, Math.min(LONGEST_PAUSE, wait * Math.pow(2, failures)), root);
+        if (pause() === 0) {
+            end(note.dataset.ended);
+            return;
+        }
+        // A page that is slow to answer is asked for less often.
+        const wait = Math.min(LONGEST_PAUSE, Math.max(pause() * Math.pow(2, failures), failures ? 0 : 10 * took));
+        if (failures && !paused) {
+            say(note.dataset.asleep.replace("%(seconds)s", String(Math.round(wait / 1000))), true);
+        }
+        if (!paused && !document.hidden) {
+            timer = setTimeout(tick, wait);
+        }
+    }
+
+    function toggle(button) {
+        paused = !paused;
+        button.textContent = paused ? note.dataset.go : note.dataset.stop;
+        say(paused ? note.dataset.paused : note.dataset.following, paused);
+        goOn();
+    }
+
+    // Asks at once: who comes back to the page, or goes on, wants to see how it is now.
+    function goOn() {
+        clearTimeout(timer);
+        if (root && !paused && !document.hidden) {
+            tick();
+        }
     }
 
     function start() {
-        const root = document.getElementById("ss-run");
-        const main = document.getElementById("ss-main");
-        if (!root || !main || pause(main) === 0) {
+        root = document.getElementById("ss-run");
+        note = document.getElementById("ss-live");
+        announced = document.getElementById("ss-status");
+        if (!root || !note || !main() || pause() === 0) {
+            root = null;
             return;
         }
-        note = document.createElement("p");
-        note.className = "ss-live";
-        note.appendChild(document.createElement("span"));
-        const button = document.createElement("button");
-        button.type = "button";
-        button.textContent = "Pause";
-        button.addEventListener("click", function () {
-            paused = !paused;
-            button.textContent = paused ? "Go on" : "Pause";
-            say(paused ? "Paused" : "Following this run", paused);
-        });
-        note.appendChild(button);
-        say("Following this run");
-        root.before(note);
-        schedule(root, main);
+        const button = note.querySelector("button");
+        button.textContent = note.dataset.stop;
+        button.addEventListener("click", function () { toggle(button); });
+        status = main().dataset.status;
+        note.hidden = false;
+        say(note.dataset.following);
+        schedule();
     }
 
+    document.addEventListener("visibilitychange", goOn);
     // A page kept by the browser's history goes on where it was.
     window.addEventListener("pagehide", function () { clearTimeout(timer); });
     window.addEventListener("pageshow", function (event) {
-        const root = document.getElementById("ss-run");
-        if (event.persisted && root && note) {
-            schedule(root, document.getElementById("ss-main"));
+        if (event.persisted) {
+            goOn();
         }
     });
     if (document.readyState === "loading") {

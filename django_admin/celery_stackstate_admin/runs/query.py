@@ -10,10 +10,12 @@ from django.core.exceptions import EmptyResultSet, FieldError
 
 from celery_stackstate.records import to_micros
 from celery_stackstate.stores.base import RunQuery
-from celery_stackstate_admin.plan import TEXT, Condition, Plan
+from celery_stackstate_admin.plan import BEHIND, TEXT, Condition, Plan
 from celery_stackstate_admin.source import from_django
 
-NAMES = frozenset({"task", "worker", "queue", "key", "parent_id", "root_id"})
+NAMES = frozenset(
+    ("task", "worker", "queue", "key", "parent_id", "root_id", "group_id", "host", "origin", "duplicated")
+)
 SETS = {"id": "ids", "status": "status"}
 INSTANT = timedelta(microseconds=1)
 # Each bound as (RunQuery's, added to the value): `since` is inclusive there, `until` exclusive.
@@ -73,6 +75,8 @@ def _narrow(draft: _Draft, condition: Condition) -> None:
     name, lookup, value = condition.field, condition.lookup, condition.value
     if lookup == TEXT:
         draft.equal("text", value)
+    elif lookup == BEHIND:
+        draft.equal("after", value)
     elif name in NAMES and lookup == "exact":
         draft.equal(name, value)
     elif name in SETS and lookup in ("exact", "in"):

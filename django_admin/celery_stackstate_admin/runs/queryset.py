@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast
 
+from django.conf import settings
 from django.core.exceptions import FieldError
 from django.utils import timezone
 
 from celery_stackstate.records import to_micros
-from celery_stackstate.stores.base import RunQuery
+from celery_stackstate.stores.base import TEXT_SEARCH_LIMIT, RunQuery
 from celery_stackstate_admin.plan import Plan
-from celery_stackstate_admin.queryset import StoreQuerySet
-from celery_stackstate_admin.runquery import run_query
-from celery_stackstate_admin.source import extension, from_django, to_django
+from celery_stackstate_admin.queryset import COUNT_CAP, StoreQuerySet, sliced
+from celery_stackstate_admin.runs.query import run_query
+from celery_stackstate_admin.source import extension, from_django
 
 if TYPE_CHECKING:
     from celery_stackstate_admin.models import Run
 
-COUNT_CAP = 10_000
 STEP = 250
 
 
@@ -28,9 +29,21 @@ class RunQuerySet(StoreQuerySet["Run"]):
     """Runs by the time they were queued. `count()` stops at 10,000; iteration goes through them all."""
 
     def search(self, text: str) -> RunQuerySet:
-        """Keep the runs whose id, task, key or error contains `text`, among the newest that match so far."""
+        """Keep the runs whose id, task, key or error contains `text`, among the newest that match so far.
+
+        They are asked for once, however often they are counted, sliced and grouped.
+        """
         found: Any = self.all()
-        found.query.text = text
+        found.query.text, found.query.found = text, {}
+        return cast(RunQuerySet, found)
+
+    def behind(self, at: int, run_id: str) -> RunQuerySet:
+        """Begin behind the run that was queued `at` these microseconds, in the order of the queryset.
+
+        What is behind a place is listed, not counted.
+        """
+        found: Any = self.all()
+        found.query.behind = (at, run_id)
         return cast(RunQuerySet, found)
 
     def check_plan(self, plan: Plan) -> None:
@@ -44,6 +57,9 @@ class RunQuerySet(StoreQuerySet["Run"]):
             found = runs.get(query.ids[0])  # type: ignore[index]
             yield from [] if found is None else [self.model.of(found)]
             return
+        if query.text:
+            yield from sliced(self._searched(query), plan)
+            return
         left = plan.limit
         while left is None or left > 0:
             most = STEP if left is None else min(STEP, left)
@@ -56,7 +72,12 @@ class RunQuerySet(StoreQuerySet["Run"]):
 
     def total(self, plan: Plan) -> int:
         """Return how many runs match, at most 10,000."""
-        return int(extension().runs.count(run_query(plan), cap=COUNT_CAP))
+        query = run_query(plan)
+        if query.after is not None:
+            raise FieldError("Runs behind a place are listed, not counted.")
+        if query.text:
+            return min(COUNT_CAP, sum(1 for _ in self._searched(query)))
+        return int(extension().runs.count(query, cap=COUNT_CAP))
 
     def extreme(self, field: str, *, last: bool) -> Any:
         """Return when the first or last run was queued."""
@@ -70,15 +91,41 @@ class RunQuerySet(StoreQuerySet["Run"]):
         if field_name != "queued_at" or kind not in ("year", "month", "day"):
             raise FieldError(f"Runs are not listed by the {kind} of {field_name}.")
         zone = tzinfo or timezone.get_current_timezone()
-        found: list[datetime] = []
-        oldest_first = self.order_by("queued_at")
-        run = oldest_first.first()
-        while run is not None and run.queued_at is not None:
-            start = _floor(timezone.localtime(from_django(run.queued_at), zone), kind)
-            found.append(start if timezone.is_aware(run.queued_at) else timezone.make_naive(start, zone))
-            end = to_django(_next(start, kind))
-            run = oldest_first.filter(queued_at__gte=end).first()
+        starts = self._starts_found(kind, zone) if self.query.text else self._starts(kind, zone)  # type: ignore[attr-defined]
+        found = list(starts) if settings.USE_TZ else [timezone.make_naive(start, zone) for start in starts]
         return found if order == "ASC" else found[::-1]
+
+    def _starts(self, kind: str, zone: tzinfo) -> Iterator[datetime]:
+        plan, runs = self.plan(), extension().runs
+        query = None if plan is None else replace(run_query(plan), oldest_first=True, after=None, offset=0, limit=1)
+        while query is not None and (found := runs.find(query)) and found[0].queued_at is not None:
+            start = _floor(timezone.localtime(found[0].queued_at, zone), kind)
+            yield start
+            query = replace(query, since=max(query.since or 0, to_micros(_next(start, kind))))
+
+    def _starts_found(self, kind: str, zone: tzinfo) -> Iterator[datetime]:
+        moments = (from_django(run.queued_at) for run in self.order_by("queued_at") if run.queued_at is not None)
+        return (start for start, _ in groupby(_floor(timezone.localtime(one, zone), kind) for one in moments))
+
+    def _searched(self, query: RunQuery) -> Iterator[Run]:
+        """Yield what the text of `query` is found in, in its order and behind its place."""
+        whole = replace(query, after=None, oldest_first=False, offset=0, limit=TEXT_SEARCH_LIMIT)
+        known: dict[RunQuery, list[Run]] = self.query.found  # type: ignore[attr-defined]
+        if whole not in known:
+            known[whole] = [self.model.of(record) for record in extension().runs.find(whole)]
+        for run in reversed(known[whole]) if query.oldest_first else known[whole]:
+            if query.after is None or _is_behind(position(run), query):
+                yield run
+
+
+def position(run: Run) -> tuple[int, str]:
+    """Return where a run stands in the lists."""
+    moment = run.record.queued_at
+    return (0 if moment is None else to_micros(moment)), run.pk
+
+
+def _is_behind(place: tuple[int, str], query: RunQuery) -> bool:
+    return query.after is not None and (place > query.after if query.oldest_first else place < query.after)
 
 
 def _behind(query: RunQuery, page: list[Any]) -> RunQuery:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celery_stackstate_admin.plan import Plan
 from celery_stackstate_admin.queryset import StoreQuerySet, sliced
 from celery_stackstate_admin.source import extension
-from celery_stackstate_admin.statewalk import Walk, ids_of, passes, walk_of
+from celery_stackstate_admin.walk import Walk, ids_of, passes, walk_of
 
 if TYPE_CHECKING:
     from celery_stackstate_admin.models import StateEntry

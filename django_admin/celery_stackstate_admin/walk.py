@@ -24,22 +24,24 @@ class Walk:
     plan: Plan
     look_at_most: int | None
     locks: bool | None = None
+    scopes: str = ""
     cut: bool = False
 
     def records(self, browser: Any) -> Iterator[Any]:
         """Yield the entries that pass, in the store's order."""
+        place: dict[str, Any] = {"scope": self.scope, "prefix": self.prefix, "scopes": self.scopes}
         after: str | None = None
         looked_at = 0
         while True:
             most = STEP if self.look_at_most is None else min(STEP, self.look_at_most - looked_at)
-            page = browser.list(scope=self.scope, prefix=self.prefix, locks=self.locks, after=after, limit=most)
+            page = browser.list(**place, locks=self.locks, after=after, limit=most)
             yield from (record for record in page.items if passes(self.plan, record))
             looked_at += len(page.items)
             after = page.next
             if after is None or not page.items:
                 return
             if looked_at == self.look_at_most:
-                rest = browser.list(scope=self.scope, prefix=self.prefix, locks=self.locks, after=after, limit=1)
+                rest = browser.list(**place, locks=self.locks, after=after, limit=1)
                 self.cut = bool(rest.items)
                 return
 
@@ -73,9 +75,10 @@ def walk_of(plan: Plan, *, look_at_most: int | None) -> Walk:
     prefixes = [c.value for c in plan.conditions if c.field == "key" and c.lookup in ("exact", "startswith")]
     # Without a scope the browser would look for the prefix in the app-wide keys only.
     prefix = max(prefixes, key=len, default="") if scope is not None else ""
+    sorts = [c.value for c in plan.conditions if (c.field, c.lookup) == ("scope", "startswith")]
     kinds = {test.value for test in plan.conditions if (test.field, test.lookup) == ("kind", "exact")}
     locks = None if not kinds else kinds == {"lock"}
-    return Walk(scope, prefix, plan, look_at_most, locks)
+    return Walk(scope, prefix, plan, look_at_most, locks, max(sorts, key=len, default=""))
 
 
 def passes(plan: Plan, record: Any) -> bool:
