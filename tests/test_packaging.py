@@ -60,6 +60,18 @@ def test_the_sdist_holds_the_tree_and_what_builds_it(built: Path) -> None:
     assert {"setup.cfg", "pyproject.toml", "README.md", "LICENSE"} <= names
 
 
+def test_celery_alone_is_required_and_all_else_is_an_extra(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    required = [line.partition(": ")[2] for line in lines if line.startswith("Requires-Dist: ")]
+    assert [one for one in required if "extra ==" not in one] == ["celery<5.8,>=5.5"]
+    extras = {line.partition(": ")[2] for line in lines if line.startswith("Provides-Extra: ")}
+    assert {"redis", "sqlalchemy", "postgresql", "mysql", "django", "cli", "pytest", "test"} == extras
+    assert {'rich>=13; extra == "cli"', 'pytest>=8; extra == "pytest"'} < set(required)
+
+
 def test_typed_templates_migrations_and_scripts_are_among_it() -> None:
     files = tree()
     for package in SOURCES:

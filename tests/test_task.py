@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task
@@ -16,9 +20,13 @@ from celery_stackstate import (
     NotSerializable,
     RunResult,
     StackState,
+    StackStateError,
     StateTask,
     StoreUnavailable,
 )
+from celery_stackstate.key_record import Attempt, Verdict, store_key
+from celery_stackstate.keys import ONE_RUN
+from celery_stackstate.liveness import Lease
 from celery_stackstate.stores.base import RunQuery
 
 
@@ -91,7 +99,7 @@ def test_a_shared_task_uses_the_state_of_the_app_that_runs_it(app: Celery) -> No
     assert StackState.of(app).state.count("shared") == 1
 
 
-@pytest.mark.parametrize("name", ["state", "timeline"])
+@pytest.mark.parametrize("name", ["state", "timeline", "step"])
 def test_a_class_that_takes_one_of_our_names_is_refused_with_both(app: Celery, name: str) -> None:
     mine = type("MyTask", (StateTask,), {name: "mine"})
     with pytest.raises(ConfigurationError, match=f"MyTask defines '{name}'"):
@@ -157,6 +165,51 @@ def test_a_busy_lock_raises_in_eager_mode(app: Celery) -> None:
         work.delay().get()
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_eager_retry_enters_the_lock_of_what_it_retries_and_its_steps_are_done(app: Celery, keep: bool) -> None:
+    called: list[int] = []
+
+    @app.task(bind=True, shared=False, max_retries=3)
+    def work(self: StateTask) -> Any:
+        with self.state.lock("l", ttl=30, keep_on_retry=keep):
+            self.step("call", called.append, 1)
+            if self.request.retries < 2:
+                raise self.retry(countdown=0)
+            return self.request.retries
+
+    assert work.delay().get() == 2
+    assert called == [1]
+    assert StackState.of(app).state.lock_info("l") is None
+
+
+def test_a_step_needs_a_run(app: Celery) -> None:
+    @app.task(bind=True, shared=False)
+    def work(self: StateTask) -> Any:
+        return self.step("s", add, 1)
+
+    with pytest.raises(NotInARun):
+        work()
+    assert work.delay().get() == 3
+
+
+def test_connections_are_closed_at_exit(tmp_path: Path) -> None:
+    script = (
+        "import atexit, os\n"
+        "def left():\n"
+        "    links = (os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd'))\n"
+        "    print(sum(link.endswith('s.sqlite3') for link in links))\n"
+        "atexit.register(left)\n"  # what was registered first is called last
+        "from celery import Celery\n"
+        "from celery_stackstate import StackState\n"
+        f"app = Celery('x'); app.conf.stackstate_url = 'sqlite:///{tmp_path}/s.sqlite3'\n"
+        "StackState(app).state.set('k', 1)\n"
+        "left()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["1", "0"]
+
+
 def test_a_class_based_task_works(app: Celery) -> None:
     class Ship(StateTask):
         name = "ship-class"
@@ -198,13 +251,12 @@ def test_a_duplicate_gets_the_handle_of_the_first(queueing: Celery) -> None:
         ({"idempotency_key": "a\nb"}, InvalidKey),
         ({"idempotency_key": "x" * 1025}, InvalidKey),
         ({"idempotency_key": 7}, InvalidKey),
-        ({"idempotency_key": "k", "task_id": "mine"}, ConfigurationError),
         ({"idempotency_key": "k", "idempotency_scope": "galaxy"}, ConfigurationError),
         ({"idempotency_key": "k", "idempotency_on_failure": "retry"}, ConfigurationError),
         ({"idempotency_key": "k", "on_duplicate": "drop"}, ConfigurationError),
         ({"idempotency_key": "k", "idempotency_ttl": 0}, ValueError),
         ({"idempotency_ttl": 5}, ConfigurationError),
-        ({"idempotency_key": "k", "chain": [1]}, ConfigurationError),
+        ({"idempotency_key": "k", "debounce": 5, "chain": [1]}, ConfigurationError),
         ({"idempotency_key": "k", "args": (object(),)}, NotSerializable),
         ({"idempotency_key": "k", "args": ()}, TypeError),
     ],
@@ -220,13 +272,109 @@ def test_a_wrong_request_is_refused_with_nothing_reserved_or_published(
     assert extension.runs.find(RunQuery()) == []
 
 
-def test_a_key_in_a_canvas_is_refused_loudly(queueing: Celery) -> None:
+UNSENDABLE: list[dict[str, Any]] = [
+    {"serializer": "nope"},
+    {"compression": "nope"},
+    {"headers": {"x": object()}},
+    {"priority": object()},
+    {"queue": "nope"},
+    {"countdown": "soon"},
+    {"expires": object()},
+]
+
+
+@pytest.mark.parametrize("wrong", UNSENDABLE, ids=[next(iter(wrong)) for wrong in UNSENDABLE])
+def test_a_message_that_cannot_be_made_leaves_the_key_free(
+    queueing: Celery, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    queueing.conf.broker_url = "filesystem://"  # unlike that in memory it writes messages as text
+    queueing.conf.broker_transport_options = dict.fromkeys(
+        ("data_folder_in", "data_folder_out", "control_folder"), str(tmp_path)
+    )
     task = queueing.task(name="add", shared=False)(add)
-    for canvas in (group(task.s(1), task.s(2)), chord([task.s(1)], task.s())):
-        with pytest.raises(ConfigurationError, match="canvas"):
-            canvas.apply_async(idempotency_key="k")
-    with pytest.raises(ConfigurationError, match=r"celery\.starmap"):
-        task.starmap([(1, 2)]).apply_async(idempotency_key="k")
+    queueing.conf.task_create_missing_queues = False
+    with pytest.raises(Exception, match=r".") as caught:
+        task.apply_async((1,), idempotency_key="k", **wrong)
+    assert not isinstance(caught.value, StackStateError)
+    assert StackState.of(queueing).store.scan(b"i") == []
+    assert task.apply_async((2,), idempotency_key="k").created
+
+
+def test_an_error_behind_the_message_leaves_its_run_the_key(queueing: Celery) -> None:
+    def result_of(run_id: str) -> Any:
+        raise ValueError(run_id)
+
+    StackState(queueing)
+    task = queueing.task(name="add", shared=False)(add)
+    with pytest.raises(ValueError, match="-") as caught:
+        queueing.send_task("add", (1,), idempotency_key="k", queue="behind", result_cls=result_of)
+    again = task.apply_async((1,), idempotency_key="k", queue="behind")
+    assert (again.id, again.created) == (str(caught.value), False)
+    with queueing.connection_for_read() as connection:
+        assert connection.default_channel._size("behind") == 1
+
+
+def end(app: Celery, run_id: str) -> None:
+    """Do to the record of a run what a worker does that runs it."""
+    keys = StackState.of(app).idempotency
+    record = keys.record(store_key(ONE_RUN, run_id))
+    assert record is not None
+    claim = keys.claim(record.ticket, Attempt("e", Lease("w", "b"), 1, 1))
+    assert claim.verdict is Verdict.RUN
+    keys.succeed(claim, "3")
+
+
+def test_a_call_under_the_id_of_a_run_that_has_ended_is_another_run(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False, lost_policy="rerun")(add)
+    for day in range(3):
+        result = task.apply_async((day,), task_id="nightly", queue="nights")
+        assert (result.id, result.created) == ("nightly", True)
+        assert not task.apply_async((day,), task_id="nightly", queue="nights").created
+        end(queueing, "nightly")
+    with queueing.connection_for_read() as connection:
+        assert connection.default_channel._size("nights") == 3
+
+
+def test_what_follows_a_run_is_published_once_under_its_id(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False, lost_policy="rerun")(add)
+    options = {"task_id": "next", "queue": "follows", "parent_id": "before", "root_id": "before"}
+    assert task.apply_async((1,), **options).created
+    end(queueing, "next")
+    assert not task.apply_async((1,), **options).created
+
+
+def test_a_key_of_a_group_or_chord_merges_no_siblings(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    group(task.s(1), task.s(1)).apply_async(idempotency_key="g")
+    chord([task.s(1), task.s(1)], task.s()).apply_async(idempotency_key="c")
+    runs = StackState.of(queueing).runs.list(task="add").items
+    assert sorted(str(run.key) for run in runs) == ["c/0", "c/1", "g/0", "g/1"]
+
+
+def test_a_key_on_tasks_that_are_called_without_being_published_is_refused_loudly(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    for refused in (task.map([1]), task.starmap([(1, 2)]), task.chunks([(1, 2)], 1)):
+        with pytest.raises(ConfigurationError, match=r"celery\.(map|starmap|chunks)"):
+            refused.apply_async(idempotency_key="k")
+        with pytest.raises(ConfigurationError, match=r"celery\.(map|starmap|chunks)"):
+            refused.set(idempotency_key="k").apply_async()
+    assert StackState.of(queueing).store.scan(b"i") == []
+
+
+@pytest.mark.parametrize("given", ["mine", UUID("00000000-0000-0000-0000-000000000001")])
+def test_a_key_with_an_id_gives_the_run_that_id_and_a_duplicate_with_another_follows(
+    queueing: Celery, given: Any
+) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    options = {"idempotency_key": "k", "queue": f"ids-{given}"}
+    results = [task.apply_async((1,), **options, **more) for more in ({"task_id": given}, {"task_id": given}, {})]
+    follower = task.apply_async((1,), **options, task_id=uuid4())
+    assert [(str(given), True), (str(given), False), (str(given), False)] == [(one.id, one.created) for one in results]
+    assert not follower.created
+    with queueing.connection_for_read() as connection:
+        sent = [connection.default_channel.basic_get(options["queue"], no_ack=True) for _ in range(3)]
+    assert [str(given), follower.id, None] == [one and one.headers["id"] for one in sent]
+    assert sent[1].headers["stackstate"]["follow"]["task_id"] == str(given)
 
 
 def test_on_duplicate_raise_names_the_run(queueing: Celery) -> None:
@@ -266,7 +414,7 @@ def test_our_options_never_reach_the_broker(queueing: Celery) -> None:
         message = connection.default_channel.basic_get("inspected", no_ack=True)
     assert message is not None
     assert not [name for name in message.properties if "idempotency" in name or "duplicate" in name]
-    assert set(message.headers["stackstate"]) == {"id", "stamp", "ticket"}
+    assert set(message.headers["stackstate"]) == {"id", "format", "stamp", "ticket"}
     assert message.headers["stackstate"]["ticket"]["key"] == "k"
 
 
@@ -276,7 +424,15 @@ def test_plain_celery_options_still_work(queueing: Celery) -> None:
     run = StackState.of(queueing).runs.get("mine")
     assert run is not None
     assert (result.id, run.queue, run.status) == ("mine", "other", "QUEUED")
-    assert run.eta is not None
+    assert (run.eta is not None, run.priority, run.routing_key) == (True, 3, None)
+
+
+def test_a_routing_key_that_is_not_the_name_of_the_queue_is_recorded(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    result = task.apply_async((1,), queue="orders", exchange="shop", routing_key="orders.eu")
+    run = StackState.of(queueing).runs.get(result.id)
+    assert run is not None
+    assert (run.queue, run.routing_key) == ("orders", "orders.eu")
 
 
 def test_a_key_needs_a_task_and_a_protocol_that_can_keep_its_promise(queueing: Celery) -> None:
@@ -291,12 +447,12 @@ def test_a_key_needs_a_task_and_a_protocol_that_can_keep_its_promise(queueing: C
         task.apply_async((1,), idempotency_key="k")
 
 
-def test_a_key_on_a_link_is_refused_before_the_task_is_out(queueing: Celery) -> None:
+def test_a_key_on_a_link_counts_when_the_link_is_published(queueing: Celery) -> None:
     task = queueing.task(name="add", shared=False)(add)
     for name in ("link", "link_error"):
-        with pytest.raises(ConfigurationError, match="link"):
-            task.apply_async((1,), **{name: task.s(2).set(idempotency_key="k")})
-    assert StackState.of(queueing).runs.list().items == ()
+        assert task.apply_async((1,), **{name: task.s(2).set(idempotency_key="k")}).created
+    extension = StackState.of(queueing)
+    assert (len(extension.runs.list().items), extension.store.scan(b"i")) == (2, [])
 
 
 def test_an_eager_failure_is_not_recorded(app: Celery) -> None:

@@ -31,9 +31,16 @@ from django.db import connection  # noqa: E402
 from django.test import Client, override_settings  # noqa: E402
 from django.test.utils import CaptureQueriesContext, setup_test_environment, teardown_test_environment  # noqa: E402
 
+from tests.admin.browser import browse, chromium, site  # noqa: E402, F401 - fixtures
 from tests.admin.project import extension  # noqa: E402
 
-TABLES = ("celery_stackstate_admin_run", "celery_stackstate_admin_stateentry")
+TABLES = tuple(f"celery_stackstate_admin_{name}" for name in ("run", "stateentry", "idempotencykey", "worker"))
+
+
+def forget(shop: Any) -> None:
+    """Let the extension read its settings and open its stores again."""
+    for name in ("settings", "store", "runs_store", "state", "browser", "runs", "recorder", "idempotency", "tallies"):
+        shop.__dict__.pop(name, None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,11 +54,8 @@ def database() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def shop() -> Iterator[Any]:
     """The extension, over an empty store of its own, named to Django."""
-    made = extension.__dict__
-    for name in ("store", "runs_store", "state", "browser", "runs", "recorder"):
-        made.pop(name, None)
     extension.app.conf.stackstate_prefix = f"t{next(_numbers)}"
-    made.pop("settings", None)
+    forget(extension)
     with override_settings(STACKSTATE_APP="tests.admin.project:app"):
         yield extension
 
@@ -59,6 +63,7 @@ def shop() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def no_sql_for_runs() -> Iterator[None]:
     """No request of any test reads or writes a table of runs or state: there is none."""
+    connection.queries_log.clear()
     with CaptureQueriesContext(connection) as captured:
         yield
     assert not [query for query in captured if any(table in query["sql"] for table in TABLES)]

@@ -9,6 +9,8 @@ from django.contrib.admin.utils import quote
 
 RUNS = "/admin/celery_stackstate_admin/run/"
 STATE = "/admin/celery_stackstate_admin/stateentry/"
+KEYS = "/admin/celery_stackstate_admin/idempotencykey/"
+WORKERS = "/admin/celery_stackstate_admin/worker/"
 
 
 def change(place: str, object_id: str) -> str:

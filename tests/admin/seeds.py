@@ -41,13 +41,19 @@ def write_run(
     retries: int = 0,
     error: str | None = None,
     ran: float | None = None,
+    asked: dict[str, Any] | None = None,
+    progress: str | None = None,
     **more: Any,
 ) -> str:
-    """Write one run, queued at `queued`, and return its id. `more` are further columns of RunFacts."""
+    """Write one run, queued at `queued`, and return its id.
+
+    `asked` is further data of its publisher's event, `more` are further columns of RunFacts.
+    """
     at = to_micros(queued)
     began = at + SECOND if ran is not None else None
     ended = began + round(ran * SECOND) if began is not None and ran is not None else None
-    request = event("queued:1", at, "queued", args=list(args), kwargs=kwargs or {}, publisher="web-1 (442)")
+    publisher: dict[str, Any] = {"host": "web-1", "pid": 442, "program": "gunicorn"}
+    request = event("queued:1", at, "queued", args=list(args), kwargs=kwargs or {}, **publisher, **(asked or {}))
     extension.runs_store.append(
         [
             RunWrite(
@@ -62,6 +68,7 @@ def write_run(
                     started=began,
                     finished=ended,
                     error=error,
+                    progress=progress,
                 ),
                 [request, *events],
                 logs,

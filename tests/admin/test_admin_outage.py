@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from celery_stackstate_admin.checks import NO_APP
+from celery_stackstate_admin.checks import STORE_PROMISES, UNKNOWN_APP
 from django.core import checks
 from django.test import Client, override_settings
 
@@ -90,9 +90,9 @@ def test_the_admins_index_does_not_need_the_store(shop: Any, viewer: Client) -> 
     assert viewer.get("/admin/celery_stackstate_admin/").status_code == 200
 
 
-def test_the_system_check_warns_without_an_app_and_is_silent_with_one() -> None:
-    assert checks.run_checks(tags=[checks.Tags.admin]) == []
+def test_the_system_check_warns_without_an_app_and_of_nothing_but_the_store_in_memory_with_one() -> None:
+    assert [one.id for one in checks.run_checks(tags=[checks.Tags.admin])] == [STORE_PROMISES]
     with override_settings(STACKSTATE_APP="proj.nowhere:app"):
         found = checks.run_checks(tags=[checks.Tags.admin])
 
-    assert [(one.id, one.level) for one in found] == [(NO_APP, checks.WARNING)]
+    assert [(one.id, one.level) for one in found] == [(UNKNOWN_APP, checks.WARNING)]

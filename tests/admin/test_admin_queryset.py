@@ -66,6 +66,7 @@ def test_what_needs_sql_raises(call: Callable[[Any], Any]) -> None:
         lambda runs: list(runs.union(runs.all())),
         lambda runs: runs.aggregate(Max("wait")),
         lambda runs: runs.filter(id__in=runs.all()[:1]),
+        lambda runs: runs.behind(0, "a").count(),
     ],
 )
 def test_what_the_history_has_no_index_for_raises_field_error(call: Callable[[Any], Any]) -> None:
@@ -95,12 +96,22 @@ def test_slices_counts_and_extremes_are_answered() -> None:
 
 
 def test_more_runs_than_one_answer_holds_are_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_stackstate_admin.runs.STEP", 2)
+    monkeypatch.setattr("celery_stackstate_admin.runs.queryset.STEP", 2)
     for number in range(7):
         write_run(f"n{number}", queued=NOON - DAY)
 
     assert ["c", "b", "a", *(f"n{number}" for number in range(6, -1, -1))] == [run.pk for run in Run.objects.all()]
     assert [run.pk for run in Run.objects.all()[2:7]] == ["a", "n6", "n5", "n4", "n3"]
+
+
+def test_what_is_behind_a_place_follows_the_order() -> None:
+    at = int(NOON.timestamp() * 1000) * 1000 + 86_400_000_000
+
+    assert [run.pk for run in Run.objects.all().behind(at, "b")] == ["a"]
+    assert [run.pk for run in Run.objects.order_by("queued_at").behind(at, "b")] == ["c"]
+    assert [run.pk for run in Run.objects.search("product").behind(at, "b")] == ["a"]
+    assert [run.pk for run in Run.objects.search("product").order_by("queued_at").behind(at, "b")] == ["c"]
+    assert [run.pk for run in Run.objects.filter(status="SUCCESS").behind(at, "")] == ["a"]
 
 
 def test_a_run_by_its_id_comes_with_details_and_a_listed_one_without() -> None:
@@ -141,7 +152,7 @@ def test_entries_by_id_need_no_walk(shop: Any) -> None:
     assert StateEntry.objects.filter(pk=entry.pk, kind="lock").count() == 0
 
 
-def test_models_and_migration_agree_and_permissions_to_view_exist() -> None:
+def test_models_and_migration_agree_and_each_deed_has_a_permission() -> None:
     from django.contrib.auth.models import Permission
 
     call_command("makemigrations", "celery_stackstate_admin", check=True, dry_run=True, stdout=io.StringIO())
@@ -149,4 +160,6 @@ def test_models_and_migration_agree_and_permissions_to_view_exist() -> None:
     found = Permission.objects.filter(content_type__app_label="celery_stackstate_admin").values_list(
         "codename", flat=True
     )
-    assert {"view_run", "view_stateentry"} == set(found)
+    runs = {"view_run", "delete_run", "rerun_run", "revoke_run", "terminate_run", "release_key_run"}
+    state = {"view_stateentry", "change_stateentry", "delete_stateentry", "force_release_lock"}
+    assert {*runs, *state, "view_idempotencykey", "reset_idempotencykey", "view_worker"} == set(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from typing import Any
 
@@ -83,6 +85,38 @@ def test_the_page_tells_what_happened(viewer: Client) -> None:
     assert "row: 230" in shown
 
 
+def test_the_page_tells_who_asked_and_leads_to_the_family(viewer: Client) -> None:
+    events = [
+        *attempt(
+            "x1", START + SECOND, START + 2 * SECOND, "success", cpu=0.25, peak_memory=80 * 2**20, omitted_lines=1234
+        ),
+        event("d1", START, "duplicate", count=3),
+        event("rerun:again", START, "rerun", run="again-1"),
+    ]
+    asked = {"chain": [2, 5], "chord": "chord-1", "rerun_of": "before-1"}
+    write_run("kin", events=events, asked=asked, origin="user:<7>", parent_id="parent-1", root_id="root-1")
+
+    response = viewer.get(change(RUNS, "kin"))
+    shown, page = text(response), response.content.decode()
+
+    for said in ("gunicorn on web-1 (pid 442), user:&lt;7&gt;", "2 of 5", "3 suppressed duplicates", "memory 80 MiB"):
+        assert said in page
+    assert "processor 250 ms" in shown
+    assert "The first 1,234 log lines of attempt 1 were not kept." in shown
+    for run_id in ("parent-1", "root-1", "chord-1", "before-1", "again-1"):
+        assert change(RUNS, run_id) in page
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("LOST", "Lost: it did not come to its end."), ("QUEUED", "None yet."), ("FAILURE", "None: the run did not")],
+)
+def test_a_run_without_a_result_says_why(status: str, said: str, viewer: Client) -> None:
+    write_run("r", status=status)
+
+    assert said in text(viewer.get(change(RUNS, "r")))
+
+
 def test_a_failure_shows_its_traceback_once(viewer: Client) -> None:
     events = attempt(
         "x1", START + SECOND, START + 2 * SECOND, "failure", error_type="KeyError", error="'sku'", traceback="TRACE!"
@@ -154,7 +188,7 @@ def test_whatever_a_task_wrote_is_shown_as_text(page: str, viewer: Client) -> No
         assert "\u202e" not in content
         assert "\x1b" not in content
         assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7|add:1 }} {% now" in content
-        assert not {"onclick", "onload", "onerror"} & Tags(content).attributes
+        assert not [name for name in Tags(content).attributes if name.startswith("on")]
         assert all(
             (script.get("src") or "").startswith(("/static/", "/admin/jsi18n/")) for script in Tags(content).scripts
         )
@@ -180,7 +214,59 @@ def test_a_huge_run_is_shown_within_bounds(viewer: Client) -> None:
     assert len(response.context["page"].attempts[0].lines) == 1000
     assert "x" * 65_536 in response.content.decode()
     assert sum(len(lane.dots) for lane in response.context["page"].timeline.lanes) == 200
-    assert response.context["page"].notes == ()
+    assert (response.context["page"].timeline.note, response.context["page"].events_note) == ("", "")
+
+
+def test_of_many_events_the_drawing_is_thinned_and_the_newest_are_listed(viewer: Client) -> None:
+    events = attempt("x1", START, START + 2000 * SECOND, "success")
+    events += [event(f"p{n}", START + n * SECOND, "progress", "x1", done=n, total=1000) for n in range(1, 1001)]
+    events += [event("c1", START + SECOND, "resumed", "x1", custom=True)]
+    write_run("many", events=events)
+
+    response: Any = viewer.get(change(RUNS, "many"))
+    page, shown = response.context["page"], text(response)
+
+    progress, others = page.timeline.lanes
+    assert [dot.title.split()[0] for dot in progress.dots[:2]] == ["1/1,000", "6/1,000"]
+    assert progress.dots[-1].title.startswith("1,000/1,000")
+    assert (len(progress.dots), len(others.dots)) == (200, 1)
+    assert "201 of 1,001 events are drawn, evenly chosen." in shown
+    assert (len(page.events), page.events[-1].name) == (500, "success")
+    assert "The newest 500 of 1,004 events are listed." in shown
+
+
+def test_what_runs_is_told_with_its_time_so_far(viewer: Client) -> None:
+    now = to_micros(datetime.now(timezone.utc))
+    events = [
+        *attempt("x1", now - 90 * SECOND, now - 80 * SECOND, "retry"),
+        *attempt("x2", now - 30 * SECOND, None, None),
+    ]
+    write_run("live", status="STARTED", events=events)
+
+    (ran,) = (fact for fact in viewer.get(change(RUNS, "live")).context["page"].facts if fact.label == "Ran")
+
+    assert (ran.value.split(" s ")[1], ran.note) == ("so far", "in 2 attempts")
+    assert 40 <= float(ran.value.split()[0]) < 50
+
+
+def test_a_related_run_is_named_by_the_beginning_of_its_id(viewer: Client) -> None:
+    write_run("child", parent_id="0123456789", root_id="short")
+
+    shown = text(viewer.get(change(RUNS, "child")))
+
+    assert "Started by run 01234567… " in shown
+    assert "Root run short " in shown
+
+
+def test_tracebacks_step_back_while_lines_are_looked_for(viewer: Client) -> None:
+    events = attempt("x1", START, START + SECOND, "failure", traceback="Traceback\nE: x")
+    write_run("r", status="FAILURE", events=events, logs=[log("x1", 1, START, "a line")])
+
+    def traces(**query: str) -> list[str]:
+        return re.findall(r'<details class="ss-trace"([^>]*)>', viewer.get(change(RUNS, "r"), query).content.decode())
+
+    assert traces() == [" open"]
+    assert traces(q="line") == [""]
 
 
 def test_the_last_attempts_log_is_there_although_the_first_one_filled_the_page(viewer: Client) -> None:
@@ -191,7 +277,9 @@ def test_the_last_attempts_log_is_there_although_the_first_one_filled_the_page(v
     shown = text(viewer.get(change(RUNS, "noisy")))
 
     assert "the reason" in shown
-    assert "Only 1,002 log lines are shown" in shown
+    assert "noise" in shown
+    assert "The newest 1,001 of 1,501 lines are shown." in shown
+    assert "The newest 1,000 of 1,500 lines are shown." in shown
 
 
 def test_a_run_of_which_hardly_anything_is_known_has_a_page(viewer: Client, shop: Any) -> None:

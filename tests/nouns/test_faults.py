@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from celery_stackstate.attempt import OpenAttempt, Origin
+from celery_stackstate.attempt import Delivery, OpenAttempt
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.idempotency import Idempotency
-from celery_stackstate.key_record import Attempt, Verdict
+from celery_stackstate.key_record import Attempt, Request, Verdict
 from celery_stackstate.liveness import Lease, renew
+from celery_stackstate.log_tail import LogLimits
 from celery_stackstate.payload import Redactor
 from celery_stackstate.recorder import Recorder
 from celery_stackstate.records import SUCCESS
@@ -45,6 +47,17 @@ class LosingStore(MemoryStore):
         return super().get(key)
 
 
+class DownStore(MemoryStore):
+    """A memory store to which nothing can be written while it is `down`."""
+
+    down = False
+
+    def append(self, writes: Sequence[RunWrite]) -> None:
+        if self.down:
+            raise StoreUnavailable("down", maybe_applied=False)
+        super().append(writes)
+
+
 @pytest.fixture
 def losing() -> LosingStore:
     made = LosingStore.from_url("memory://", prefix="", timeout=1)
@@ -66,13 +79,13 @@ def reserve(keys: Idempotency, **changes: Any) -> Any:
         "on_failure": "release",
         "ttl": 60.0,
     }
-    return keys.reserve(**{**defaults, **changes})
+    return keys.reserve(Request(**{**defaults, **changes}))
 
 
 def attempt(run_id: str = "r") -> OpenAttempt:
-    origin = Origin("w", "b", 1, 0, False, None, None)
+    delivery = Delivery("w", "b", 1, 0, False, None, None)
     redactor = Redactor(("password",), limit=1000)
-    return OpenAttempt(run_id, RunFacts(), 1, origin, redactor=redactor, keep=lambda _: 60.0, log_lines=10)
+    return OpenAttempt(run_id, RunFacts(), 1, delivery, redactor=redactor, keep=lambda _: 60.0, limits=LogLimits())
 
 
 def test_a_reservation_whose_answer_was_lost_is_still_ones_own(losing: LosingStore) -> None:
@@ -110,7 +123,7 @@ def test_a_lock_whose_renewal_lost_its_answer_is_released_all_the_same(losing: L
     lock.acquire()
     losing.lose_puts, losing.lose_gets = 1, 1
     with pytest.raises(StoreUnavailable):
-        lock.renew()
+        lock.holding.renew()
     lock.check()
     lock.release()
     assert state_of(losing).lock_info("l") is None
@@ -144,12 +157,6 @@ def test_a_newer_message_waits_for_a_live_run_of_an_older_generation() -> None:
     assert keys.claim(newer, Attempt(uuid4().hex, HERE, 2, 1)).verdict is Verdict.BUSY
 
 
-def test_what_a_newer_version_added_to_a_ticket_is_left_out() -> None:
-    ticket = reserve(keys_over(open_store("memory://"))).ticket
-    data = {name: getattr(ticket, name) for name in ticket.__slots__}
-    assert type(ticket).load({**data, "from_the_future": 1}) == ticket
-
-
 def test_a_finalizer_that_logs_while_a_line_is_added_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = attempt()
     redact = Redactor.text
@@ -180,6 +187,30 @@ def test_one_fact_that_cannot_be_stored_takes_no_other_along(store: Store, caplo
     if not isinstance(store, MemoryStore):  # which holds anything
         assert recorder.unrecorded >= 1
         assert "was not recorded" in caplog.text
+
+
+def test_an_outage_is_one_warning_and_its_end_another(caplog: pytest.LogCaptureFixture) -> None:
+    store = DownStore.from_url("memory://", prefix="", timeout=1)
+    assert isinstance(store, DownStore)
+    recorder = Recorder(store)
+
+    def warnings() -> list[str]:
+        told = {"cannot be written now": "down", "is written again": "up"}
+        return [word for one in caplog.records for part, word in told.items() if part in one.getMessage()]
+
+    for outage in (1, 2):
+        # given an outage in which the store is tried again and again
+        store.down = True
+        for number in range(5):
+            recorder._closed_until = 0.0  # the pause is over
+            recorder.record(RunWrite(f"{outage}-{number}", 1, RunFacts(task="shop")))
+        assert warnings() == ["down", "up"] * (outage - 1) + ["down"]
+
+        # when it is back
+        store.down, recorder._closed_until = False, 0.0
+        recorder.settle()
+        assert warnings() == ["down", "up"] * outage
+        assert all(store.run(f"{outage}-{number}") for number in range(5))
 
 
 def test_names_that_are_no_text_do_not_lose_the_run(store: Store) -> None:

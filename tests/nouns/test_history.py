@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import time
+from dataclasses import FrozenInstanceError, fields
+from datetime import datetime, timezone
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from celery_stackstate import facts
-from celery_stackstate.attempt import OpenAttempt, Origin
+from celery_stackstate.attempt import Delivery, OpenAttempt
 from celery_stackstate.facts import Stamp
+from celery_stackstate.log_tail import LogLimits
 from celery_stackstate.payload import Redactor
+from celery_stackstate.recorder import Recorder
 from celery_stackstate.records import FAILURE, LOST, RECEIVED, RETRY, SUCCESS, Run
 from celery_stackstate.runs import Runs
 from celery_stackstate.stores import open_store
-from celery_stackstate.stores.base import RunFacts, RunWrite, Store
+from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite, Store
 
 REDACTOR = Redactor(("password",), limit=65_536)
 FACTS = RunFacts(task="shop.import", queue="celery", created=1_700_000_000_000_000)
@@ -26,7 +31,7 @@ def keep(_: str) -> float:
 
 
 def stamp(epoch: int, waits: int = 0) -> Stamp:
-    return Stamp(first=1_700_000_000_000_000, at=1_700_000_000_000_000, epoch=epoch, publisher="web", waits=waits)
+    return Stamp(first=1_700_000_000_000_000, at=1_700_000_000_000_000, epoch=epoch, host="web", waits=waits)
 
 
 def queued(run_id: str, epoch: int, retries: int = 0) -> RunWrite:
@@ -40,8 +45,8 @@ def received(run_id: str, epoch: int, retries: int = 0) -> RunWrite:
 
 def attempt(run_id: str, epoch: int, status: str | None, *, retries: int = 0, **data: Any) -> list[RunWrite]:
     """Return the writes of one attempt: its start, and its end if it has one."""
-    origin = Origin("w1", "boot", 7, retries, False, None, None)
-    opened = OpenAttempt(run_id, FACTS, epoch, origin, redactor=REDACTOR, keep=keep, log_lines=10)
+    delivery = Delivery("w1", "boot", 7, retries, False, None, None)
+    opened = OpenAttempt(run_id, FACTS, epoch, delivery, redactor=REDACTOR, keep=keep, limits=LogLimits())
     writes = [opened.take()]
     if status is not None:
         opened.end(status, **data)
@@ -84,6 +89,11 @@ def scenarios(run_id: str) -> dict[str, tuple[list[RunWrite], str, list[str]]]:
             SUCCESS,
             [SUCCESS, "STARTED"],
         ),
+        "asked for again under its id after it succeeded": (
+            [queued(run_id, 10), *attempt(run_id, 11, SUCCESS), queued(run_id, 20), *attempt(run_id, 21, FAILURE)],
+            SUCCESS,
+            [SUCCESS, FAILURE],
+        ),
         "one failed while a later one runs": (
             [queued(run_id, 10), *attempt(run_id, 11, FAILURE), *attempt(run_id, 15, None)],
             "STARTED",
@@ -106,8 +116,8 @@ def test_facts_in_any_order_make_one_record(name: str) -> None:
 
 
 def test_a_late_success_corrects_an_attempt_thought_lost(store: Store) -> None:
-    origin = Origin("w1", "boot", 7, 0, False, None, None)
-    opened = OpenAttempt("r", FACTS, 11, origin, redactor=REDACTOR, keep=keep, log_lines=10)
+    delivery = Delivery("w1", "boot", 7, 0, False, None, None)
+    opened = OpenAttempt("r", FACTS, 11, delivery, redactor=REDACTOR, keep=keep, limits=LogLimits())
     start = opened.take()
     assert start is not None
     lost = facts.ended("r", FACTS, 11, LOST, execution=opened.execution, keep=keep, data={"error_type": "Lost"})
@@ -128,7 +138,7 @@ def test_clocks_that_disagree_do_not_turn_the_order_around() -> None:
 
 def test_progress_is_written_as_the_latest_only(store: Store) -> None:
     opened = OpenAttempt(
-        "r", FACTS, 11, Origin("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, log_lines=2
+        "r", FACTS, 11, Delivery("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, limits=LogLimits(2)
     )
     for done in range(1000):
         opened.progress(done, 1000, "password=x")
@@ -144,7 +154,68 @@ def test_progress_is_written_as_the_latest_only(store: Store) -> None:
     assert (run.progress.done, run.progress.total, "=x" in str(run.progress.message)) == (999, 1000, False)
     assert [event.name for event in Runs(store).events("r")] == ["started", "progress", "success"]
     lines = [line.message for line in Runs(store).logs("r")]
-    assert lines == ["one", "two", "1 more lines were not recorded (stackstate_log_lines is 2)"]
+    assert (lines, run.attempts[0].omitted_lines) == (["two", "three"], 1)
+
+
+def test_what_is_handed_out_is_frozen_and_its_times_are_aware_and_in_utc(store: Store) -> None:
+    for write in [queued("r", 10), received("r", 10), *attempt("r", 11, SUCCESS)]:
+        store.append([write])
+    runs = Runs(store)
+    run = read(store, "r")
+    found: list[Any] = [run, *run.attempts, *runs.list(), *runs.events("r"), runs.counts()]
+    moments = [value for one in found for item in fields(one) if isinstance(value := getattr(one, item.name), datetime)]
+    assert len(moments) > 10
+    assert {moment.tzinfo for moment in moments} == {timezone.utc}
+    for one in found:
+        with pytest.raises(FrozenInstanceError):
+            setattr(one, fields(one)[0].name, None)
+
+
+def test_the_progress_of_a_run_that_goes_on_is_written_about_once_a_second() -> None:
+    store = open_store("memory://")
+    opened = OpenAttempt(
+        "r", FACTS, 11, Delivery("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, limits=LogLimits()
+    )
+    recorder, began, done = Recorder(store), time.monotonic(), 0
+    recorder.begin(opened)
+    while (took := time.monotonic() - began) < 2.7:
+        done += 1
+        opened.progress(done, None, None)
+        time.sleep(0.005)
+    recorder.stop()
+    said = [event for event in Runs(store).events("r") if event.name == "progress"]
+    assert 3 <= len(said) <= took + 2, "at 0.1 s, and a second after each"
+    assert done > 50 * len(said)
+    pauses = [(after.at - before.at).total_seconds() for before, after in itertools.pairwise(said[:3])]
+    assert min(pauses) >= 0.95
+
+
+def test_a_list_tells_how_far_its_runs_are(store: Store) -> None:
+    opened = OpenAttempt(
+        "r", FACTS, 11, Delivery("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, limits=LogLimits(2)
+    )
+    for done, told in ((1, None), (2, SUCCESS)):
+        opened.progress(done, 2, "password=x " + "row " * 100)
+        if told is not None:
+            opened.end(told)
+        write = opened.take()
+        assert write is not None
+        store.append([write])
+        (listed,) = Runs(store).list()
+        assert listed.progress is not None
+        assert (listed.detailed, listed.progress.done, listed.progress.total) == (False, done, 2)
+        assert "=x" not in str(listed.progress.message)
+        assert len(str(listed.progress.message)) <= 100
+        assert read(store, "r").progress.at == listed.progress.at  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[1, 2]", '["x", null, null, 1]', "[NaN, 1, null, 1]", "[1, true, null, 1]"]
+)
+def test_a_summary_that_holds_no_progress_is_none(store: Store, text: str) -> None:
+    store.append([RunWrite("r", 1, FACTS, RunStanding(progress=text))])
+    (listed,) = Runs(store).list()
+    assert listed.progress is None
 
 
 def test_a_page_of_runs_follows_the_one_before(store: Store) -> None:
@@ -158,6 +229,6 @@ def test_a_page_of_runs_follows_the_one_before(store: Store) -> None:
     assert second.next is None
     assert runs.count() == 5
     with pytest.raises(ValueError, match="not a status"):
-        runs.list(status="BROKEN")
+        runs.list(status="BROKEN")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="after="):
         runs.list(after="nonsense")

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from celery_stackstate import liveness
-from celery_stackstate.errors import IdempotencyConflict
+from celery_stackstate.errors import ConfigurationError, DuplicateRun, IdempotencyConflict
 from celery_stackstate.idempotency import Idempotency
-from celery_stackstate.key_record import Attempt, Claim, Reservation, Verdict
+from celery_stackstate.key_record import Attempt, Claim, Request, Reservation, Ticket, Verdict, Window
+from celery_stackstate.keys import ONE_RUN, OPEN, pack
 from celery_stackstate.liveness import Lease
 from celery_stackstate.stores.base import Store
 
 KEY = "stripe:evt_1"
 HERE = Lease("celery@here", "boot-1")
+#: Seconds: long enough for what comes before it ends, also on a slow disk.
+LEASE = 1.0
 
 
 @pytest.fixture
 def keys(store: Store) -> Idempotency:
     liveness.renew(store, HERE, seconds=60, pids=[1, 2], before=0)
-    return Idempotency(store, prefix="test", publish_lease=0.2, max_deliveries=3)
+    return Idempotency(store, prefix="test", publish_lease=LEASE, max_deliveries=3)
 
 
 def reserve(keys: Idempotency, **changes: Any) -> Reservation:
     defaults = {"scope": "task:pay", "key": KEY, "task": "pay", "fingerprint": "a" * 64, "on_failure": "release"}
-    return keys.reserve(**{**defaults, "ttl": 60.0, **changes})
+    return keys.reserve(Request(**{**defaults, "ttl": 60.0, **changes}))
 
 
 def attempt(lease: Lease = HERE, pid: int = 1) -> Attempt:
@@ -43,7 +47,8 @@ def begun(keys: Idempotency, **changes: Any) -> Claim:
     return claim
 
 
-def test_of_many_requests_at_once_one_creates_the_run(keys: Idempotency) -> None:
+def test_of_many_requests_at_once_one_creates_the_run(store: Store) -> None:
+    keys = Idempotency(store, prefix="test", publish_lease=60, max_deliveries=3)
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(lambda _: reserve(keys), range(20)))
     assert sorted(one.created for one in got) == [False] * 19 + [True]
@@ -69,7 +74,7 @@ def test_keys_of_other_scopes_are_other_keys(keys: Idempotency) -> None:
 def test_a_dead_producers_reservation_is_taken_over_with_the_same_id(keys: Idempotency) -> None:
     dead = reserve(keys)
     assert not reserve(keys).created
-    time.sleep(0.25)
+    time.sleep(LEASE + 0.05)
     again = reserve(keys)
     assert (again.created, again.ticket) == (True, dead.ticket)
     keys.confirm(dead)
@@ -89,7 +94,7 @@ def test_a_release_frees_the_key_and_an_abandoned_one_keeps_the_id(keys: Idempot
 
 def test_a_confirmed_key_does_not_end_with_the_lease(keys: Idempotency) -> None:
     keys.confirm(reserve(keys))
-    time.sleep(0.25)
+    time.sleep(LEASE + 0.05)
     assert not reserve(keys).created
 
 
@@ -146,11 +151,11 @@ def test_a_copy_of_a_live_run_is_told_to_come_back(keys: Idempotency) -> None:
 
 def test_a_run_whose_worker_is_gone_is_taken_over_under_its_id(keys: Idempotency, store: Store) -> None:
     gone = Lease("celery@gone", "boot-9")
-    liveness.renew(store, gone, seconds=0.2, pids=[1], before=0)
+    liveness.renew(store, gone, seconds=LEASE, pids=[1], before=0)
     reservation = reserve(keys)
     dead = keys.claim(reservation.ticket, attempt(gone))
     assert not reserve(keys).created
-    time.sleep(0.25)
+    time.sleep(LEASE + 0.05)
     again = reserve(keys)
     assert (again.created, again.ticket) == (True, reservation.ticket)
     assert again.lost == dead.record
@@ -283,3 +288,248 @@ def test_a_kept_failure_can_be_reset(keys: Idempotency) -> None:
     assert not reserve(keys, on_failure="keep").created
     assert keys.reset(KEY, task="pay")
     assert reserve(keys, on_failure="keep").created
+
+
+# -- who may publish a run again -----------------------------------------------------------------------------------
+
+
+def test_nobody_revives_a_run_that_somebody_looks_after(keys: Idempotency) -> None:
+    fresh = reserve(keys)
+    place = fresh.ticket.store_key
+    assert keys.revive(place) is None
+    keys.confirm(fresh)
+    assert keys.revive(place) is None
+    claim = keys.claim(fresh.ticket, attempt())
+    assert keys.revive(place) is None
+    keys.succeed(claim, "1")
+    assert keys.revive(place) is None
+
+
+def test_a_run_that_was_given_up_is_revived_once_with_its_envelope(keys: Idempotency) -> None:
+    claim = begun(keys, envelope="how to publish it")
+    keys.interrupted(claim)
+    revived = keys.revive(claim.record.ticket.store_key)
+    assert revived is not None
+    assert (True, "how to publish it", claim.record.ticket) == (
+        revived.created,
+        revived.record.envelope,
+        revived.ticket,
+    )
+    assert keys.revive(claim.record.ticket.store_key) is None
+
+
+def test_a_message_that_was_not_begun_by_its_deadline_is_published_again(store: Store) -> None:
+    # given
+    keys = Idempotency(store, prefix="test", publish_lease=60, max_deliveries=3, start_deadline=LEASE)
+    first = reserve(keys)
+    keys.confirm(first)
+    later = reserve(keys, key="with an ETA", not_before=time.time_ns() // 1000 + 60_000_000)
+    keys.confirm(later)
+    assert not reserve(keys).created
+
+    # when
+    time.sleep(LEASE + 0.05)
+
+    # then
+    again = reserve(keys)
+    assert (True, True, first.ticket) == (again.created, again.revived, again.ticket)
+    assert not reserve(keys, key="with an ETA").created
+
+
+def test_what_died_too_often_is_not_revived_but_fails(keys: Idempotency) -> None:
+    claim = begun(keys, deliveries=1)
+    keys.interrupted(claim)
+    place = claim.record.ticket.store_key
+    assert keys.revive(place) is None
+    assert keys.poisoned(place, "a reason") is not None
+    record = keys.record(place)
+    assert record is not None
+    assert (record.state, record.error) == ("FAILED", "a reason")
+    assert keys.poisoned(place, "another") is None
+
+
+@pytest.mark.parametrize("on_failure", ["release", "keep"])
+def test_what_died_too_often_has_failed_for_the_next_request_too(keys: Idempotency, on_failure: str) -> None:
+    claim = begun(keys, deliveries=1, on_failure=on_failure)
+    keys.interrupted(claim)
+    again = reserve(keys, deliveries=1, on_failure=on_failure)
+    if on_failure == "release":
+        assert (again.created, again.revived) == (True, False)
+        assert again.ticket.task_id != claim.record.ticket.task_id
+        return
+    assert (again.created, again.poisoned, again.ticket) == (False, True, claim.record.ticket)
+    with pytest.raises(IdempotencyConflict):
+        reserve(keys, on_failure=on_failure, fingerprint="b" * 64)
+    with pytest.raises(DuplicateRun):
+        reserve(keys, on_failure=on_failure, replaces=True)
+
+
+def test_a_message_that_goes_back_to_its_queue_does_not_count_as_a_death(keys: Idempotency) -> None:
+    claim = begun(keys, deliveries=1)
+    for _ in range(3):
+        keys.requeued(claim)
+        claim = keys.claim(claim.record.ticket, attempt())
+        assert claim.verdict is Verdict.RUN
+
+
+def test_the_payload_of_a_run_goes_at_its_end(keys: Idempotency) -> None:
+    for end in (lambda claim: keys.succeed(claim, "1"), lambda claim: keys.fail(claim, "why")):
+        claim = begun(keys, envelope="secret", key=uuid4().hex)
+        end(claim)
+        record = keys.record(claim.record.ticket.store_key)
+        assert record is not None
+        assert record.envelope is None
+
+
+# -- requests that replace others ----------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_not_begun_is_replaced_and_its_message_is_stale(keys: Idempotency) -> None:
+    first = reserve(keys)
+    keys.confirm(first)
+    second = reserve(keys, fingerprint="b" * 64, replaces=True)
+    assert second.created
+    assert second.replaced is not None
+    assert first.ticket == second.replaced.ticket
+    assert second.ticket.task_id != first.ticket.task_id
+    assert keys.claim(first.ticket, attempt()).verdict is Verdict.STALE
+    assert keys.claim(second.ticket, attempt()).verdict is Verdict.RUN
+
+
+def test_a_run_that_has_begun_or_ended_is_not_replaced(keys: Idempotency) -> None:
+    claim = begun(keys)
+    with pytest.raises(DuplicateRun, match="RUNNING"):
+        reserve(keys, replaces=True)
+    retrying = keys.retrying(claim)
+    assert retrying is not None
+    with pytest.raises(DuplicateRun, match="RETRYING"):
+        reserve(keys, replaces=True)
+    again = keys.claim(claim.record.ticket, attempt())
+    keys.succeed(again, "1")
+    with pytest.raises(DuplicateRun, match="SUCCEEDED"):
+        reserve(keys, replaces=True)
+
+
+# -- debounced requests --------------------------------------------------------------------------------------------
+
+WINDOW = Window(delay=400_000, longest=900_000)
+
+
+def debounced(keys: Idempotency, payload: str) -> Reservation:
+    return reserve(keys, fingerprint=payload, envelope=payload, window=WINDOW)
+
+
+def test_the_window_moves_with_each_request_up_to_the_longest_wait(keys: Idempotency) -> None:
+    began = time.monotonic()
+    first = debounced(keys, "a")
+    keys.confirm(first)
+    assert first.created
+    for number in range(3):
+        time.sleep(0.2)
+        again = debounced(keys, str(number))
+        assert (False, first.ticket.task_id) == (again.created, again.ticket.task_id)
+        assert 0 < (keys.seconds_to_wait(first.ticket) or 0) <= 0.4
+    while (left := keys.seconds_to_wait(first.ticket)) != 0:
+        assert left is not None
+        debounced(keys, "last")
+        time.sleep(min(left, 0.05))
+    assert time.monotonic() - began >= 0.88
+    stored = keys._store.get(first.ticket.store_key)
+    record = keys.record(first.ticket.store_key)
+    assert stored is not None
+    assert record is not None
+    assert record.window is not None
+    assert record.window.due(stored) <= record.window.opened + WINDOW.longest  # by the store's clock
+
+
+def test_the_claim_takes_the_last_payload_and_ends_the_window(keys: Idempotency) -> None:
+    first = debounced(keys, "a")
+    keys.confirm(first)
+    debounced(keys, "b")
+    own = replace(first.ticket, scope=ONE_RUN, key=first.ticket.task_id)
+
+    claim = keys.close_window(first.ticket, keys.claim(own, attempt()))
+
+    assert claim is not None
+    assert claim.record.envelope == "b"
+    assert keys.seconds_to_wait(first.ticket) is None
+    later = debounced(keys, "c")
+    assert (later.created, later.ticket.task_id != first.ticket.task_id) == (True, True)
+    assert (keys.record(own.store_key) or claim.record).envelope == "b"
+
+
+def test_a_debounced_request_whose_producer_died_is_published_by_the_next(keys: Idempotency) -> None:
+    dead = debounced(keys, "a")
+    assert not debounced(keys, "b").created
+    time.sleep(LEASE + 0.05)
+    again = debounced(keys, "c")
+    assert (True, dead.ticket.task_id) == (again.created, again.ticket.task_id)
+    keys.confirm(again)
+    assert not debounced(keys, "d").created
+
+
+def test_a_confirmation_that_meets_a_later_payload_keeps_it(keys: Idempotency) -> None:
+    first = debounced(keys, "a")
+    debounced(keys, "b")
+    keys.confirm(first)
+    record = keys.record(first.ticket.store_key)
+    assert record is not None
+    assert (record.state, record.envelope) == ("PUBLISHED", "b")
+
+
+# -- what a publisher by name did not know -------------------------------------------------------------------------
+
+
+def test_a_claim_keeps_what_the_publisher_did_not_know_of_each_run_of_an_id(keys: Idempotency) -> None:
+    watched = pack(OPEN, ONE_RUN, "mine")
+    for generation in (1, 2):
+        ticket = Ticket(ONE_RUN, "mine", generation, "mine", "pay", "", "keep", 60.0, deliveries=3, rerun=True)
+        claim = keys.claim(ticket, attempt(), envelope=f"as asked {generation}".strip)
+        assert f"as asked {generation}" == claim.record.envelope
+        assert keys._store.remove(watched) is not None
+        keys.succeed(claim, "1")
+
+
+def test_a_claim_completes_the_record_of_a_reservation(keys: Idempotency) -> None:
+    first = reserve(keys, envelope="as reserved")
+    claim = keys.claim(replace(first.ticket, rerun=True, deliveries=3), attempt(), envelope="as claimed".strip)
+    assert (
+        claim.record.ticket.rerun,
+        claim.record.ticket.deliveries,
+        claim.record.envelope,
+    ) == (True, 3, "as reserved")
+    assert keys._store.get(pack(OPEN, first.ticket.scope, KEY)) is not None
+
+
+# -- runs without a reservation ------------------------------------------------------------------------------------
+
+
+def test_of_two_runs_without_a_reservation_one_has_the_key_and_the_other_follows(keys: Idempotency) -> None:
+    tickets = [keys.unreserved(Request("task:pay", KEY, "pay", "a", "release", 60.0)) for _ in range(2)]
+    assert len({ticket.task_id for ticket in tickets}) == 2
+    for order in (tickets, tickets[::-1]):
+        first, second = (keys.claim(ticket, attempt()) for ticket in order)
+        assert [first.verdict, second.verdict] == [Verdict.RUN, Verdict.FOLLOW]
+        keys.succeed(first, "1")
+        assert keys.claim(order[1], attempt()).verdict is Verdict.FOLLOW
+        keys.reset(KEY, task="pay")
+        keys._store.remove(order[0].store_key)
+
+
+# -- for people ----------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_listed_in_order_and_page_by_page(keys: Idempotency) -> None:
+    for name in ("b", "a", "c"):
+        reserve(keys, key=name)
+    reserve(keys, key="other", scope="")
+    reserve(keys, key=uuid4().hex, scope=ONE_RUN)
+    first = keys.list(task="pay", limit=2)
+    assert [one.key for one in first] == ["a", "b"]
+    assert [one.key for one in keys.list(task="pay", limit=2, after=first.next)] == ["c"]
+    assert [one.key for one in keys.list("b", task="pay")] == ["b"]
+    assert {"a", "b", "c", "other"} == {one.key for one in keys.list()}
+    with pytest.raises(ConfigurationError, match="task="):
+        keys.list("b")
+    with pytest.raises(ConfigurationError, match="next"):
+        keys.list(after="nonsense!")

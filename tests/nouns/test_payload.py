@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
 
 from celery_stackstate.config import DEFAULT_REDACT
-from celery_stackstate.payload import REDACTED, Redactor
+from celery_stackstate.payload import REDACTED, Hook, Redactor
 
 CARD = "4242424242424242"
 
@@ -58,11 +58,26 @@ def test_everything_else_stays(redactor: Redactor, text: str) -> None:
     assert redactor.text(text) == text
 
 
-@pytest.mark.parametrize("text", ["password" * 4000, "--token" * 4000, "a://" * 8000, "'\"=:" * 6000, "x:" * 9000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password" * 4000,
+        "--token" * 4000,
+        "--token " * 4000,
+        "-token" * 4000,
+        "--token" + " " * 16_000,
+        "a://" * 8000,
+        "://" + ":" * 16_000,
+        "'\"=:" * 6000,
+        "x:" * 9000,
+        "4 " * 9000,
+        "cookie" * 4000,
+    ],
+)
 def test_no_text_takes_long(redactor: Redactor, text: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     redactor.text(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_card_numbers_go_and_other_numbers_stay(redactor: Redactor) -> None:
@@ -77,6 +92,31 @@ def test_card_numbers_go_and_other_numbers_stay(redactor: Redactor) -> None:
 def test_positional_arguments_are_redacted_by_the_name_of_their_parameter(redactor: Redactor) -> None:
     args, kwargs = redactor.arguments(("me", "hunter2", 3), {"n": 1}, ["user", "password"])
     assert (args, kwargs) == (["me", REDACTED, 3], {"n": 1})
+
+
+class Login(NamedTuple):
+    user: str
+    password: str
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Login("me", "hunter2"), ["me", REDACTED]),
+        ([Login("me", "hunter2")], [["me", REDACTED]]),
+        ([("Authorization", "Bearer hunter2"), ("n", 1)], [["Authorization", REDACTED], ["n", 1]]),
+        ({"headers": [["x-token", ["hunter2"]]]}, {"headers": [["x-token", REDACTED]]}),
+        (((b"cookie", b"hunter2"),), [["b'cookie'", REDACTED]]),
+        (["mysql", "--password", "hunter2", "-h"], ["mysql", "--password", REDACTED, "-h"]),
+        (["--password=hunter2", "db"], [f"--password={REDACTED}", "db"]),
+        # names that name nothing
+        (["token", "user"], ["token", "user"]),
+        ([("token", "user"), 7], [["token", "user"], 7]),
+        ([("token", "user", "n")], [["token", "user", "n"]]),
+    ],
+)
+def test_what_has_a_name_in_a_list_is_redacted_by_it(redactor: Redactor, value: Any, shown: Any) -> None:
+    assert redactor.snapshot(value).value == shown
 
 
 class Broken:
@@ -112,3 +152,50 @@ def test_what_contains_itself_ends(redactor: Redactor) -> None:
     loop: list[Any] = []
     loop.append(loop)
     assert "…" in str(redactor.snapshot(loop).value)
+
+
+def hooked(hook: Hook) -> Redactor:
+    return Redactor(("password",), limit=1000, hook=hook)
+
+
+def test_a_hook_of_the_project_has_the_last_word_on_each_kind_of_value() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def hook(kind: str, value: Any) -> Any:
+        asked.append((kind, value))
+        return {"iban": REDACTED} if kind == "kwargs" else value
+
+    redactor = hooked(hook)
+    assert redactor.snapshot({"iban": "DE02", "password": "x"}, "kwargs").value == {"iban": REDACTED}
+    assert redactor.snapshot([1], "result").value == [1]
+    assert redactor.line("log", "password=x, fine") == f"password={REDACTED}, fine"
+    assert asked == [
+        ("kwargs", {"iban": "DE02", "password": REDACTED}),
+        ("result", [1]),
+        ("log", f"password={REDACTED}, fine"),
+    ]
+
+
+def test_what_a_hook_returns_is_made_fit_to_be_recorded() -> None:
+    redactor = hooked(lambda kind, value: {"of": object(), "password": "hunter2", "text": "a\0b"})
+    shown = redactor.snapshot(1, "args").value
+    assert (shown["password"], shown["text"]) == (REDACTED, "a\\x00b")
+    assert shown["of"].startswith("<object")
+    assert "hunter2" not in redactor.line("log", "x")
+
+
+def test_what_a_failing_hook_could_not_judge_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    redactor = hooked(lambda kind, value: 1 / 0)
+    assert redactor.snapshot({"iban": "DE02"}, "kwargs").value == REDACTED
+    assert redactor.line("error", "DE02") == REDACTED
+    assert "stackstate_redact_hook failed on kwargs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text", ["password=x y", f"card {CARD}.", '{"token": "a b"}', "Authorization: Bearer x", "a --token x"]
+)
+def test_what_was_redacted_stays_as_it_is(text: str) -> None:
+    redactor = Redactor(("password", "token", "authorization"), limit=1000)
+    once = redactor.text(text)
+    assert REDACTED in once
+    assert redactor.text(once) == once

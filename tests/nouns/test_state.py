@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from celery_stackstate.errors import (
+    ConfigurationError,
     CounterRange,
     InvalidExpiry,
     InvalidKey,
@@ -19,11 +20,12 @@ from celery_stackstate.errors import (
     ValueTooLarge,
     VersionConflict,
 )
+from celery_stackstate.keys import STATE, pack
 from celery_stackstate.state import State
 from celery_stackstate.stores.base import Store
 from tests.nouns.conftest import LIMIT, state_of
 
-SOON = 0.3
+SOON = 1.0
 
 
 # -- values --------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ def test_get_many_gives_those_present(state: State) -> None:
 
 def test_a_refused_value_leaves_the_old_one(state: State) -> None:
     state.set("k", "old")
-    with pytest.raises(NotSerializable, match=r"value\['a'\]\[1\] is a set"):
+    with pytest.raises(NotSerializable, match=r"'k' was not set: value\['a'\]\[1\] is a set"):
         state.set("k", {"a": [1, {2}]})
     with pytest.raises(ValueTooLarge, match="stackstate_max_value_bytes"):
         state.set("k", "x" * 1_048_576)
@@ -104,6 +106,27 @@ def test_a_run_scope_is_the_same_seen_from_outside_and_ends_with_the_run_retenti
     assert timedelta(seconds=3590) < entry.expires_at - datetime.now(timezone.utc) <= timedelta(seconds=3601)
     with pytest.raises(NotInARun, match="for_run"):
         _ = outside.run
+
+
+def test_each_write_to_a_run_scope_prolongs_it_and_an_explicit_ttl_counts_as_elsewhere(store: Store) -> None:
+    run = state_of(store, "1").run
+
+    def left(key: str) -> float:
+        entry = run.entry(key)
+        assert entry is not None
+        assert entry.expires_at is not None
+        return (entry.expires_at - datetime.now(timezone.utc)).total_seconds()
+
+    for write in (lambda: run.set("k", 1), lambda: run.increment("k"), lambda: run.touch("k")):
+        run.set("k", 1, ttl=60)
+        write()
+        assert 3500 < left("k") <= 3601
+    run.update("u", lambda _: 1)
+    assert run.add("a", 1)
+    assert min(left("u"), left("a")) > 3500
+    run.increment("n", ttl=60)
+    run.increment("n", ttl=600)
+    assert left("n") <= 61
 
 
 # -- TTL -----------------------------------------------------------------------------------------------------------
@@ -313,3 +336,91 @@ def test_items_carry_values_and_clear_removes_by_prefix(state: State) -> None:
     assert [(entry.key, entry.value) for entry in state.items("a:")] == [("a:1", [1]), ("a:2", 1)]
     assert state.clear("a:") == 2
     assert list(state.keys()) == ["b"]
+
+
+# -- wrong arguments, and what others do meanwhile -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "x", 1.5, None])
+def test_a_wrong_limit_is_refused(state: State, limit: Any) -> None:
+    state.set("k", 1)
+    for call in (state.keys, state.items):
+        with pytest.raises(ValueError, match="limit must be a whole number, 1 or more"):
+            call(limit=limit)
+    assert tuple(state.keys(limit=10**12)) == ("k",)
+
+
+@pytest.mark.parametrize("prefix", [None, 5, "\ud800", "a\x00", "x" * 1025])
+def test_a_wrong_prefix_is_refused_and_nothing_is_cleared(state: State, prefix: Any) -> None:
+    state.set("k", 1)
+    for call in (state.keys, state.items, state.clear):
+        with pytest.raises(InvalidKey, match="prefix"):
+            call(prefix)
+    assert state.get("k") == 1
+
+
+def test_a_prefix_may_end_with_a_blank(state: State) -> None:
+    state.set("a b", 1)
+    state.set("ab", 2)
+    assert tuple(state.keys("a ")) == ("a b",)
+    assert state.clear("a ") == 1
+
+
+def test_a_value_that_cannot_be_read_here_is_named_and_keeps_no_other_from_being_listed(
+    store: Store, state: State
+) -> None:
+    state.set("a", 1)
+    foreign = b'{"$type":"datetime","is":"2026-01-01T00:00:00","zone":"Mars/Base","fold":0}'
+    store.put(pack(STATE, "", "z"), foreign)
+    assert tuple(state.keys()) == ("a", "z")
+    for call in (lambda: state.get("z"), lambda: state.get_many(["a", "z"]), state.items, lambda: state.pop("z")):
+        with pytest.raises(ConfigurationError, match=r"'z': .*Mars/Base"):
+            call()
+    found = store.get(pack(STATE, "", "z"))
+    assert found is not None
+    assert found.value == foreign
+
+
+def test_many_are_deleted_at_once(state: State) -> None:
+    for number in range(250):
+        state.set(f"k{number}", number)
+    assert state.delete(*[f"k{number}" for number in range(249)], "never") == 249
+    assert tuple(state.keys()) == ("k249",)
+    version = state.set("a", 1)
+    assert state.delete("a", "k249", if_version=version) == 1
+    assert state.clear() == 1
+
+
+def test_a_clear_ends_though_keys_are_set_behind_it(store: Store, state: State) -> None:
+    for number in range(600):
+        state.set(f"k{number:03}", number)
+    scan = store.scan
+    found: list[int] = []
+
+    def scan_and_set(*args: Any, **options: Any) -> Any:
+        entries = scan(*args, **options)
+        found.append(len(entries))
+        state.set("behind", len(found))
+        return entries
+
+    store.scan = scan_and_set  # type: ignore[method-assign]
+    assert state.clear() == 600
+    assert found == [500, 100, 0]
+    del store.scan
+    assert state.get("behind") == 3
+
+
+def test_a_counter_that_became_a_value_meanwhile_is_put_back(store: Store, state: State) -> None:
+    state.increment("n", 5)
+    get = store.get
+
+    def get_and_set(key: bytes) -> Any:
+        found = get(key)
+        store.put(key, b'"text"')
+        return found
+
+    store.get = get_and_set  # type: ignore[method-assign]
+    with pytest.raises(NotACounter):
+        state.reset("n")
+    del store.get
+    assert state.get("n") == "text"

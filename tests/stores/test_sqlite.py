@@ -7,12 +7,17 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
-from celery_stackstate.stores import open_store
+from celery_stackstate.stores import open_store, schema, sqlite
+from celery_stackstate.stores import sql as sql_store
+from celery_stackstate.stores.base import Expect, RunWrite
+from celery_stackstate.stores.dialects import SQLITE
 from celery_stackstate.stores.sqlite import SQLiteStore
 from celery_stackstate.testing import StoreContract
 
@@ -283,3 +288,116 @@ def test_the_file_is_durable_by_default(path: Path) -> None:
         assert [(level,)] == store._rows("PRAGMA synchronous", ())
         assert store._rows("PRAGMA journal_mode", ()) == [("wal",)]
         store.close()
+
+
+def test_tables_of_an_older_release_are_upgraded_and_keep_their_rows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{path}"
+    old = open_store(url)
+    old.put(b"k", b"v")
+    old.close()
+    step = "ALTER TABLE stackstate_entry ADD COLUMN extra BIGINT"
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, lambda dialect: [step]))
+    new = SQLiteStore.from_url(url, prefix="", timeout=5)
+    assert new.get(b"k") is not None
+    assert new._rows("SELECT extra FROM stackstate_entry", ()) == [(None,)]
+    assert new._rows("PRAGMA user_version", ()) == [(len(schema.MIGRATIONS),)]
+    new.close()
+    monkeypatch.undo()
+    assert_refused(url, "newer", "upgrade")
+
+
+def test_what_is_pending_is_told_and_nothing_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(f"sqlite:///{path}")
+    assert store.pending() == ["the file is not there yet"]
+    assert not path.exists()
+    path.touch()
+    assert store.pending() == ["it has no tables yet"]
+    assert path.stat().st_size == 0
+    store.install()
+    assert store.pending() == []
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, lambda dialect: []))
+    assert store.pending() == ["its tables are of version 1, this release has 2"]
+    store.close()
+
+
+def test_a_file_that_cannot_be_made_is_told_of_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no folder"):
+        open_store(f"sqlite:///{tmp_path}/none/state.sqlite3").pending()
+
+
+def test_the_version_of_sqlite_is_told(path: Path) -> None:
+    assert open_store(f"sqlite:///{path}").server() == f"SQLite {sqlite3.sqlite_version}"
+
+
+def test_a_scan_reads_a_range_of_the_primary_key(path: Path) -> None:
+    store = SQLiteStore.from_url(f"sqlite:///{path}?synchronous=normal", prefix="p", timeout=60)
+    for number in range(60):
+        store.put(b"zz/%d" % number, b"v")
+    few = seconds_of(lambda: store.scan(b"zz/", limit=50))
+    count = 1_000_000 if os.environ.get("STACKSTATE_TEST_LONG") else 100_000
+    with store._writing() as execute:
+        execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO stackstate_entry (prefix, key, present, value, version, updated, linger, keep) "
+            "SELECT 'p', CAST('many/' || i AS BLOB), 1, X'', 1, 1, 0, 0 FROM n",
+            (count,),
+        )
+    many = seconds_of(lambda: store.scan(b"zz/", limit=50))
+    assert many < 10 * few + 0.01
+    sql = SQLITE.native(sql_store.GET.replace('"key" = ?', '"key" >= ?') + ' AND "key" < ? ORDER BY "key" LIMIT ?')
+    plan = store._rows("EXPLAIN QUERY PLAN " + sql, (1, 1, "p", b"zz/", b"zz0", 50))
+    assert "(prefix=? AND key>? AND key<?)" in str(plan), plan
+    assert "TEMP B-TREE" not in str(plan)
+    store.close()
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    best = 60.0
+    for _ in range(10):
+        started = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def test_a_write_takes_the_lock_before_it_reads_so_that_busy_waits_instead_of_failing(path: Path) -> None:
+    store = open_store(f"sqlite:///{path}?synchronous=normal", timeout=10)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: store.add(b"c", 1), range(800)))
+    assert sorted(found) == list(range(1, 801))
+    store.close()
+
+
+def test_no_statement_leaves_the_write_lock_held(path: Path) -> None:
+    store = open_store(f"sqlite:///{path}")
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    calls: list[Callable[[], object]] = [
+        lambda: store.put(b"k", b"v"),
+        lambda: store.put(b"k", b"v", expect=Expect.ABSENT),
+        lambda: store.add(b"c", 1),
+        lambda: store.remove(b"k"),
+        lambda: store.append([RunWrite("r", 1)]),
+        store.purge,
+        store.check,
+    ]
+    for call in calls:
+        call()
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    other.close()
+    store.close()
+
+
+def test_check_warns_of_a_file_system_that_is_shared_over_a_network(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"sqlite:///{path}")
+    assert store.check() == []
+    kind = sqlite._file_system(path)
+    assert kind
+    monkeypatch.setattr(sqlite, "NETWORK_FILE_SYSTEMS", frozenset({kind}))
+    (warning,) = store.check()
+    assert f"lies on {kind}, where SQLite may lose writes" in warning
+    store.close()

@@ -14,11 +14,11 @@ from typing import Any
 
 import pydantic
 from celery import Celery, Task, shared_task, signals
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
 from celery_stackstate import StateTask
-from tests.worker.probes import note
+from tests.worker.noting import note
 
 BROKER, BACKEND = os.environ["STACKSTATE_TEST_BROKER"], os.environ["STACKSTATE_TEST_BACKEND"]
 CONF, STORE = json.loads(os.environ["STACKSTATE_TEST_CONF"]), os.environ["STACKSTATE_TEST_STORE"]
@@ -57,6 +57,12 @@ def add(x: int, y: int = 2) -> int:
 def total(numbers: list[int]) -> int:
     """Return the sum of what a group returned."""
     return sum(numbers)
+
+
+@app.task(ignore_result=True)
+def silent(x: int) -> int:
+    """Return what no result backend gets."""
+    return x
 
 
 @app.task
@@ -160,15 +166,6 @@ def too_long_softly() -> None:
         raise
 
 
-@app.task
-def end(how: str) -> None:
-    """End without a result."""
-    time.sleep(0.3)
-    if how == "exit":
-        sys.exit(3)
-    raise Ignore("never mind") if how == "ignore" else Reject("not mine", requeue=False)
-
-
 @app.task(record_runs=False)
 def unrecorded() -> str:
     """Leave no trace."""
@@ -194,12 +191,6 @@ def steps(self: Task) -> None:
     self.timeline.progress(1, 4, "loading")
     time.sleep(1.5)
     self.timeline.progress(4, 4, "loaded")
-
-
-@app.task
-def unserialisable() -> object:
-    """Return what no result backend takes."""
-    return object()
 
 
 class Order(pydantic.BaseModel):
@@ -236,6 +227,7 @@ doubling = app.register_task(Doubling())
 
 second_app = Celery("second", broker=BROKER, backend=BACKEND, task_cls=StateTask, set_as_current=False)
 second_app.conf.update(CONF)
+second_app.conf.task_default_queue = "second"  # nobody works on it: a worker of the first would say what it lacks
 second_app.conf.stackstate_url = STORE.replace("stackstate.sqlite3", "second.sqlite3")
 
 

@@ -9,10 +9,11 @@ import time
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from celery_stackstate import DuplicateRun, StackState, StateTask
-from tests.worker.probes import note
+from celery_stackstate.key_record import store_key
+from tests.worker.noting import note
 
 app = Celery(
     "keys",
@@ -42,7 +43,7 @@ def refund(amount: int) -> str:
 @app.task(bind=True)
 def own_record(self: Task, key: str) -> dict[str, Any]:
     """Return what the key's record says while the body runs."""
-    record = StackState.of(app).idempotency.record(f"task:{self.name}", key)
+    record = StackState.of(app).idempotency.record(store_key(f"task:{self.name}", key))
     assert record is not None
     return {"state": record.state, "pid": record.pid == os.getpid(), "worker": record.worker}
 
@@ -62,6 +63,35 @@ class Hooked(StateTask):
 def hooked(amount: int) -> int:
     """Return what passed the hook."""
     return amount
+
+
+class Gated(StateTask):
+    """A task class of which one delivery waits before it comes to the guard."""
+
+    abstract = True
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Wait for the test to say "go", if this is the delivery that it asked to wait."""
+        number = app.backend.client.incr(f"delivered:{task_id}")
+        note(app, "delivered", number=number)
+        if number == args[1]:
+            app.backend.client.blpop("go", timeout=30)
+
+
+@app.task(base=Gated, acks_late=True)
+def gated(seconds: float, number: int) -> str:
+    """Take a while; the delivery `number` waits first."""
+    note(app, "gated")
+    time.sleep(seconds)
+    return "done"
+
+
+@app.task(base=Gated)
+def gated_early(seconds: float, number: int) -> str:
+    """Do the same; acknowledged early."""
+    note(app, "gated")
+    time.sleep(seconds)
+    return "done"
 
 
 @app.task(bind=True)
@@ -174,8 +204,20 @@ def give_up(how: str) -> None:
 
 
 @app.task
+def patient(seconds: float) -> str:
+    """Take a while, and return at a soft time limit."""
+    note(app, "patient")
+    try:
+        time.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        return "swallowed"
+    return "patient"
+
+
+@app.task
 def objects() -> object:
     """Return what no JSON backend can take."""
+    note(app, "objects")
     return object()
 
 
@@ -190,6 +232,28 @@ def link_target(result: str) -> str:
     """Be called with another task's result."""
     note(app, "link_target", result=result)
     return result
+
+
+@app.task(bind=True)
+def times_ten(self: Task, number: int, seconds: float = 0) -> int:
+    """Multiply, after a while."""
+    note(app, "times_ten", number=number)
+    time.sleep(seconds)
+    return 10 * number
+
+
+@app.task
+def plus(first: int, second: int) -> int:
+    """Be what a chain goes on with."""
+    note(app, "plus", first=first, second=second)
+    return first + second
+
+
+@app.task
+def total(numbers: list[int]) -> list[int]:
+    """Be a chord's body."""
+    note(app, "total", numbers=numbers)
+    return numbers
 
 
 __all__ = ["DuplicateRun", "app"]

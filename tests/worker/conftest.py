@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ from pytest_celery import (
 )
 
 from tests.nodes import RabbitMQNames, RabbitMQProcess, RedisProcess, StartWorker, WorkerOptions, WorkerProcess, connect
+from tests.services import RedisServer
 from tests.waiting import log_tail
 
 CONTAINERS = os.environ.get("STACKSTATE_TEST_CONTAINERS") == "1"
@@ -42,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if CONTAINERS or "celery_broker" not in metafunc.fixturenames:
+    given = [name for marker in metafunc.definition.iter_markers("parametrize") for name in marker.args[0]]
+    if CONTAINERS or "celery_broker" not in metafunc.fixturenames or "celery_broker" in given:
         return
     broker = _options(metafunc.definition).broker
     metafunc.parametrize("celery_broker", [broker] if broker else BROKERS, indirect=True)
@@ -72,9 +75,28 @@ def worker_options(request: pytest.FixtureRequest) -> WorkerOptions:
 
 
 @pytest.fixture
-def worker_store(tmp_path: Path) -> str:
-    """The URL in STACKSTATE_TEST_STORE; a test module overrides this fixture to use another store."""
-    return f"sqlite:///{tmp_path}/stackstate.sqlite3"
+def store_server(redis_server_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own that keeps what it has when it is stopped, for the keys, state and history."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    server = RedisServer(redis_server_binary, folder, "--save", "", "--appendonly", "yes")
+    server.start()
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def worker_store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL in STACKSTATE_TEST_STORE: SQLite unless a parameter names another; a module may override the fixture."""
+    name = getattr(request, "param", "sqlite")
+    if name == "sqlite":
+        return f"sqlite:///{tmp_path}/stackstate.sqlite3"
+    if name == "redis":
+        redis_url: str = request.getfixturevalue("celery_backend").config()["host_url"]
+        return redis_url
+    url: str = request.getfixturevalue(f"{name}_url")
+    # A server takes about a hundred connections, and tests that start twenty processes run beside others.
+    return f"{url}{'&' if '?' in url else '?'}pool_size=3&max_overflow=0"
 
 
 @pytest.fixture(scope="session")
@@ -135,10 +157,16 @@ def celery_backend(tmp_path: Path) -> Iterator[CeleryTestBackend]:
         node.teardown()
 
 
-def _environment(
+def environment_of(
     options: WorkerOptions, broker: CeleryTestBroker, backend: CeleryTestBackend, store: str
 ) -> Mapping[str, str]:
-    conf = {"broker_connection_retry_on_startup": True, **broker.container.settings, **options.conf}
+    """Return the environment of a worker and its producer; their app's module reads it."""
+    conf = {
+        "broker_connection_retry_on_startup": True,
+        "stackstate_prefix": f"t{abs(hash(store + backend.config()['host_url'])):x}",  # databases are shared by tests
+        **broker.container.settings,
+        **options.conf,
+    }
     return {
         "STACKSTATE_TEST_BROKER": broker.config()["host_url"],
         "STACKSTATE_TEST_BACKEND": backend.config()["host_url"],
@@ -157,7 +185,7 @@ def celery_setup_app(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Celery]:
     """The worker's own app, imported afresh in the test's process with the worker's environment."""
-    for name, value in _environment(worker_options, celery_broker, celery_backend, worker_store).items():
+    for name, value in environment_of(worker_options, celery_broker, celery_backend, worker_store).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, worker_options.app, raising=False)
     monkeypatch.setattr("celery._state._tls.current_app", None)
@@ -196,7 +224,7 @@ def start_worker(
 
     def start(*, wait: bool = True, **overrides: Any) -> CeleryTestWorker:
         options = replace(worker_options, **overrides)
-        environment = _environment(options, celery_broker, celery_backend, worker_store)
+        environment = environment_of(options, celery_broker, celery_backend, worker_store)
         queue = celery_setup_app.conf.task_default_queue
         node = CeleryTestWorker(WorkerProcess(options, queue, tmp_path, environment), celery_setup_app)
         nodes.append(node)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +12,10 @@ from celery import Celery
 from pytest_celery import CeleryTestWorker
 
 from celery_stackstate import Run, StackState
-from celery_stackstate.key_record import Record
+from celery_stackstate.key_record import Record, store_key
 from tests.nodes import ROOT
 from tests.waiting import wait_for
-
-NOTES = "stackstate-test-notes"
-
-
-def note(app: Celery, name: str, **data: Any) -> None:
-    """Leave a note for the test, in the result backend: the library's store may be down, or be what is tested."""
-    app.backend.client.rpush(NOTES, json.dumps({"name": name, "pid": os.getpid(), "at": time.time(), **data}))
+from tests.worker.noting import NOTES
 
 
 def notes(app: Celery, name: str) -> list[dict[str, Any]]:
@@ -69,7 +61,7 @@ def push(app: Celery, message: Any) -> None:
 
 def record(app: Celery, key: str, task: str | None) -> Record | None:
     """Return the record of an idempotency key of a task, or (None) of the scope of the whole app."""
-    return StackState.of(app).idempotency.record("" if task is None else f"task:{task}", key)
+    return StackState.of(app).idempotency.record(store_key("" if task is None else f"task:{task}", key))
 
 
 def key_state(app: Celery, key: str, task: str | None) -> str:

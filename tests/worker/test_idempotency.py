@@ -6,9 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -217,7 +215,6 @@ WRONG = [
     ({"idempotency_key": "k", "idempotency_ttl": -1}, ValueError, "more than 0"),
     ({"idempotency_key": "k", "idempotency_ttl": "1"}, ValueError, "number of seconds"),
     ({"idempotency_ttl": 60}, ConfigurationError, "without an idempotency_key"),
-    ({"idempotency_key": "k", "task_id": "mine"}, ConfigurationError, "not both"),
     ({"idempotency_key": "k", "idempotency_tll": 60}, ConfigurationError, "idempotency_ttl"),
 ]
 
@@ -247,7 +244,7 @@ def test_a_wrong_argument_list_reserves_nothing(app: Celery, tasks: ModuleType) 
     assert record(app, "k", tasks.charge.name) is None
 
 
-# -- canvas --------------------------------------------------------------------------------------------------------
+# -- canvas: more of it in test_canvas.py --------------------------------------------------------------------------
 
 
 def keyed(tasks: ModuleType) -> dict[str, Any]:
@@ -261,23 +258,43 @@ def keyed(tasks: ModuleType) -> dict[str, Any]:
         "a chain": lambda: chain(charge.s(1), charge.s()).apply_async(idempotency_key="k"),
         "a chain's first": lambda: chain(member, charge.s()).apply_async(),
         "a chain's second": lambda: chain(charge.s(2), charge.s().set(idempotency_key="k")).apply_async(),
-        "a chain's group": lambda: chain(charge.s(2), group(charge.si(3), member), charge.si(4)).apply_async(),
-        "map": lambda: charge.map([1, 2]).apply_async(idempotency_key="k"),
-        "starmap": lambda: charge.starmap([(1,), (2,)]).apply_async(idempotency_key="k"),
-        "chunks": lambda: charge.chunks([(1,), (2,)], 1).apply_async(idempotency_key="k"),
+        "a chain's group": lambda: chain(member, group(charge.si(3), charge.si(4)), charge.si(4)).apply_async(),
     }
 
 
+#: Which keys are reserved when it is published; those of later parts are when they are.
 KEYED = [
-    *("a group", "a group's member", "a chord", "a chord's member", "a chord's body"),
-    *("a chain", "a chain's first", "a chain's second", "a chain's group", "map", "starmap", "chunks"),
+    *(("a group", ["k/0", "k/1"]), ("a group's member", ["k"]), ("a chord", ["k/0", "k/1"])),
+    *(("a chord's member", ["k"]), ("a chord's body", []), ("a chain", ["k"]), ("a chain's first", ["k"])),
+    *(("a chain's second", []), ("a chain's group", ["k"])),
 ]
 
 
-@pytest.mark.parametrize("where", KEYED)
-def test_a_key_in_a_canvas_is_refused_loudly_and_reserves_nothing(app: Celery, tasks: ModuleType, where: str) -> None:
+@pytest.mark.parametrize(("where", "reserved"), KEYED)
+def test_a_canvas_reserves_its_keys_and_its_duplicate_has_messages_of_its_own_that_follow(
+    app: Celery, tasks: ModuleType, where: str, reserved: list[str]
+) -> None:
+    # when
+    publish = keyed(tasks)[where]
+    first, second = publish(), publish()
+
+    # then
+    sent = messages(app)
+    assert first.id != second.id
+    assert len({message.headers["id"] for message in sent}) == len(sent)
+    assert reserved == [one.key for one in StackState.of(app).idempotency.list(task=tasks.charge.name).items]
+    for part in ("ticket", "follow"):
+        carried = [message.headers["stackstate"].get(part) for message in sent]
+        assert reserved == sorted(ticket["key"] for ticket in carried if ticket)
+
+
+@pytest.mark.parametrize("where", ["map", "starmap", "chunks"])
+def test_a_key_on_tasks_that_are_called_without_being_published_is_refused_loudly_and_reserves_nothing(
+    app: Celery, tasks: ModuleType, where: str
+) -> None:
+    calls = {"map": ([1, 2],), "starmap": ([(1,), (2,)],), "chunks": ([(1,), (2,)], 1)}
     with pytest.raises(ConfigurationError, match="idempotency_key"):
-        keyed(tasks)[where]()
+        getattr(tasks.charge, where)(*calls[where]).apply_async(idempotency_key="k")
     assert messages(app) == []
     for scope in (tasks.charge.name, "celery.map", "celery.starmap"):
         assert record(app, "k", scope) is None
@@ -380,6 +397,24 @@ def test_a_result_that_cannot_be_stored_leaves_no_open_key(
 ) -> None:
     tasks.objects.apply_async(idempotency_key="k")
     wait_for(lambda: key_state(app, "k", tasks.objects.name) in ("SUCCEEDED", "FAILED"), message="the key to be closed")
+
+
+def test_a_copy_of_a_success_whose_result_could_not_be_kept_runs_nothing_and_says_so(
+    app: Celery, tasks: ModuleType, start_worker: StartWorker
+) -> None:
+    # given
+    result = tasks.objects.apply_async(idempotency_key="k", ignore_result=True)
+    (copy,) = messages(app)
+    worker = start_worker()
+    settled(app, "k", tasks.objects.name, "SUCCEEDED", worker)
+
+    # when
+    push(app, copy)
+
+    # then
+    has_event(app, result.id, "dropped", worker)
+    said = f"objects[{result.id}] has succeeded, but its result could not be kept"
+    wait_for(lambda: said in worker.logs(), message="the warning", node=worker)
 
 
 def test_the_key_is_free_when_its_ttl_has_passed_since_the_end(
@@ -489,14 +524,14 @@ def test_a_broker_that_is_down_at_the_call_does_not_hold_the_key(
     with pytest.raises((OperationalError, OSError)):
         tasks.charge.apply_async((5,), idempotency_key="k", retry=False)
     first = record(app, "k", tasks.charge.name)
+    assert first is not None
 
     # when
     celery_broker.restart()
     result = tasks.charge.apply_async((5,), idempotency_key="k")
 
     # then
-    assert result.created
-    assert first is None or first.ticket.task_id == result.id
+    assert (True, first.ticket.task_id) == (result.created, result.id)
     start_worker()
     assert result.get(timeout=10) == "5 EUR"
     assert len(notes(app, "charge")) == 1
@@ -525,6 +560,31 @@ def test_the_same_message_twice_is_one_body_and_one_callback(
     wait_for_note(app, "link_target")
     time.sleep(0.5)
     assert [one["result"] for one in notes(app, "link_target")] == ["5 EUR"]
+
+
+@pytest.mark.parametrize(("name", "says"), [("gated", "goes back"), ("gated_early", "it is dropped")])
+def test_a_copy_that_cannot_be_sent_again_leaves_the_live_run_alone(
+    celery_broker: CeleryTestBroker, app: Celery, tasks: ModuleType, start_worker: StartWorker, name: str, says: str
+) -> None:
+    # given a run that goes on, and a copy of its message that has not come to its guard
+    task = getattr(tasks, name)
+    result = task.apply_async((5, 2), idempotency_key="k", link_error=tasks.link_target.si("failed"))
+    push(app, messages(app)[0])
+    worker = start_worker(concurrency=2)
+    wait_for_note(app, "delivered", count=2, node=worker)
+    settled(app, "k", task.name, "RUNNING", worker)
+
+    # when
+    celery_broker.kill("SIGKILL")
+    app.backend.client.rpush("go", "now")
+
+    # then
+    wait_for(lambda: says in worker.logs(), message=f"{says!r} in the log", node=worker)
+    assert result.get(timeout=20) == "done"
+    settled(app, "k", task.name, "SUCCEEDED", worker)
+    assert [attempt.status for attempt in run_of(app, result.id, status="SUCCESS").attempts] == ["SUCCESS"]
+    assert len(notes(app, "gated")) == 1
+    celery_broker.restart()
 
 
 @BOTH
@@ -693,17 +753,30 @@ class TestOverRedis:
     """The keys are in a Redis of the test's own, which can be stopped."""
 
     @pytest.fixture
-    def store_server(self, redis_server_binary: str, tmp_path: Path) -> Iterator[RedisServer]:
-        folder = tmp_path / "store"
-        folder.mkdir()
-        server = RedisServer(redis_server_binary, folder, "--save", "", "--appendonly", "yes")
-        server.start()
-        yield server
-        server.stop()
-
-    @pytest.fixture
     def worker_store(self, store_server: RedisServer) -> str:
         return store_server.url
+
+    def test_an_acknowledged_run_fails_where_neither_store_nor_broker_takes_it(
+        self,
+        celery_broker: CeleryTestBroker,
+        celery_worker: CeleryTestWorker,
+        app: Celery,
+        tasks: ModuleType,
+        store_server: RedisServer,
+    ) -> None:
+        result = tasks.gated_early.apply_async((0, 1), idempotency_key="k")
+        wait_for_note(app, "delivered", node=celery_worker)
+        store_server.stop()
+        celery_broker.kill("SIGKILL")
+        app.backend.client.rpush("go", "now")
+        with pytest.raises(OperationalError):
+            result.get(timeout=20)
+        assert "It was acknowledged, so it fails" in celery_worker.logs()
+        celery_broker.restart()
+        store_server.start()
+        settled(app, "k", tasks.gated_early.name, "FAILED", celery_worker)
+        assert tasks.gated_early.apply_async((0, 9), idempotency_key="k").created
+        assert notes(app, "gated") == []
 
     @pytest.mark.worker(conf={**SHORT, "stackstate_worker_lease": 30, "stackstate_store_timeout": 1})
     def test_a_store_that_is_down_at_the_end_is_repaired_when_it_is_back(
@@ -778,6 +851,26 @@ def test_what_replaces_a_task_keeps_its_key(celery_worker: CeleryTestWorker, app
 
 
 @pytest.mark.worker(broker="redis")
+def test_a_message_with_headers_within_its_headers_as_tracers_make_them_keeps_its_key(
+    app: Celery, tasks: ModuleType, start_worker: StartWorker
+) -> None:
+    # given two deliveries of one message
+    traced = {"headers": {"traceparent": "00-1-2-01"}}
+    result = tasks.charge.apply_async((5,), idempotency_key="k", headers=traced)
+    (message,) = messages(app)
+    push(app, message)
+
+    # when
+    worker = start_worker()
+
+    # then
+    assert result.get(timeout=10) == "5 EUR"
+    settled(app, "k", tasks.charge.name, "SUCCEEDED", worker)
+    wait_for(lambda: not messages(app), message="both to be taken", node=worker)
+    assert len(notes(app, "charge")) == 1
+    assert traced == {"headers": {"traceparent": "00-1-2-01"}}
+
+
 def test_a_retry_with_headers_of_its_own_keeps_its_key(
     celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
 ) -> None:
