@@ -146,6 +146,7 @@ def test_a_task_sent_by_name_has_the_same_key(app: Celery, tasks: ModuleType) ->
     assert len(messages(app)) == 1
 
 
+@pytest.mark.worker(conf={**SHORT, "stackstate_publish_lease": 60})  # twenty processes may need seconds to publish
 def test_twenty_processes_at_once_publish_one_message(app: Celery, tasks: ModuleType) -> None:
     # given
     forked = multiprocessing.get_context("fork")
