@@ -5,6 +5,7 @@ The numbers are what they are: a change that makes one larger makes that path de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +35,8 @@ COSTS = {
     "delete": (4, 4),
     "increment": (5, 4),
     "count": (2, 1),
-    "throttle": (6, 5),
+    "throttle, unused": (6, 5),
+    "throttle": (7, 7),
     "keys": (4, 1),
     "lock": (13, 9),
     "lock, fenced set": (17, 16),
@@ -58,7 +60,8 @@ STATE: dict[str, Callable[[Any], object]] = {
     "delete": lambda state: state.delete("a"),
     "increment": lambda state: state.increment("n"),
     "count": lambda state: state.count("n"),
-    "throttle": lambda state: state.throttle("p", limit=1000, per=1),
+    "throttle, unused": lambda state: state.throttle(f"p{time.monotonic_ns()}", limit=1000, per=3600),
+    "throttle": lambda state: state.throttle("p", limit=1000, per=3600, burst=99),
     "keys": lambda state: list(state.keys("a")),
 }
 

@@ -159,11 +159,16 @@ def test_no_call_sees_or_changes_half_a_slot(cluster: RedisCluster, prefix: str,
     created = is_done(lambda: hasty.put(b"new", b"v"))
     is_done(hasty.purge)
     cluster.end_move(prefix, target)
-    # Then what stands at the end is what stood before, and what was answered
-    expected = {b"timed", b"k0", b"k1", b"k2"} | ({b"new"} if created else set())
-    assert {entry.key for entry in store.scan(b"")} == expected
-    ids = {"r0", "r1"} | (set() if removed else {"r2"}) | ({"r7"} if appended else set())
-    assert {row.run_id for row in store.runs(RunQuery(task="t"))} == ids
+    # Then what stands at the end is what stood before, and what was answered; a call without an answer may be done
+    before, new = {b"timed", b"k0", b"k1", b"k2"}, {b"new"}
+    found = {entry.key for entry in store.scan(b"")}
+    assert before | (new if created else set()) <= found <= before | new
+    ids = {row.run_id for row in store.runs(RunQuery(task="t"))}
+    assert (
+        {"r0", "r1"} | ({"r7"} if appended else set())
+        <= ids
+        <= {"r0", "r1", "r2", "r7"} - ({"r2"} if removed else set())
+    )
     assert all(store.run(run_id)[1] and store.logs(run_id) for run_id in ids)  # type: ignore[index]
     store.close()
     hasty.close()
