@@ -47,7 +47,7 @@ PARTS = {
     "key_record.py": "idempotency protocol",
     "key_store.py": "idempotency protocol",
     "surely.py": "idempotency protocol",
-    "idempotency.py": "idempotency protocol",
+    "key_protocol.py": "idempotency protocol",
 }
 FOLDERS = {"stores": "store", "publishing": "passing each publish", "worker": "passing each attempt"}
 

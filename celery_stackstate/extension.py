@@ -25,6 +25,7 @@ from celery_stackstate.browse import Browser
 from celery_stackstate.config import DEFAULT_URL, Settings, hide_password, read_settings, resolve_url
 from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.payload import Redactor
 from celery_stackstate.publishing import canvas, receivers, repeat
 from celery_stackstate.publishing import send as publish
@@ -170,9 +171,14 @@ class StackState:
 
     @cached_property
     def idempotency(self) -> Idempotency:
-        """The protocol of idempotency keys."""
+        """The idempotency keys: what is known of one, a list of them, freeing one."""
+        return Idempotency(self.key_protocol)
+
+    @cached_property
+    def key_protocol(self) -> KeyProtocol:
+        """What producers and workers do with the keys."""
         settings = self.settings
-        return Idempotency(
+        return KeyProtocol(
             self.store,
             prefix=settings.prefix,
             publish_lease=settings.publish_lease,

@@ -1,30 +1,25 @@
-"""One key, one run: reserve, publish, confirm; claim before the body; finish by compare-and-set.
-
-Every key has one record, changed only by compare-and-set on its version. The task id is derived from the key and a
-generation, so that a request that is published again after a crash carries the same id, and its copies meet at the
-claim. There is no TTL while a run is alive; retention starts at its end. Leases are counted from the record's last
-change by the store's clock, so the clocks of workers and producers do not matter.
-"""
+"""The idempotency keys of one environment, for people: what is known of them, and freeing one."""
 
 from __future__ import annotations
 
-import builtins
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import replace
 
-from celery_stackstate.claiming import Claiming
 from celery_stackstate.errors import ConfigurationError, NewerFormat
 from celery_stackstate.folders import folders
-from celery_stackstate.key_record import FAILED, RESERVED, UNREADABLE, Record, store_key
-from celery_stackstate.key_store import ROUNDS, has_expired, too_busy
+from celery_stackstate.key_protocol import KeyProtocol
+from celery_stackstate.key_record import FAILED, UNREADABLE, Record, store_key
+from celery_stackstate.key_store import has_expired
 from celery_stackstate.keys import APP_SCOPE, IDEMPOTENCY, check_key, pack, scope_of, unpack
 from celery_stackstate.records import KeyRecord, Page, from_micros
-from celery_stackstate.reserving import Reserving
 from celery_stackstate.stores.base import StoredEntry
 
 
-class Idempotency(Reserving, Claiming):
-    """The idempotency keys of one environment. `get`, `list` and `reset` are for people; see the module's docstring."""
+class Idempotency:
+    """The idempotency keys of one environment."""
+
+    def __init__(self, protocol: KeyProtocol) -> None:
+        self._protocol = protocol
+        self._store = protocol.store
 
     def get(self, key: str, *, task: str | None = None, run: str | None = None) -> KeyRecord | None:
         """Return what is known of a key, or None when nothing is. One that is known may be free all the same.
@@ -69,34 +64,7 @@ class Idempotency(Reserving, Claiming):
         A message of its run that is still with the broker then does nothing, and an attempt that is in the body goes on
         but is not recorded under the key. For a run whose message is known to be gone, as after a purge of its queue.
         """
-        stored = self._store.get(store_key(_scope(task, run), check_key(key)))
-        for _ in range(ROUNDS):
-            if stored is None:
-                return False
-            record = Record.load(stored)
-            if record.state == FAILED and record.ticket.on_failure == "release":
-                return False
-            ticket = replace(record.ticket, on_failure="release")
-            freed = replace(record, state=FAILED, ticket=ticket, result=None, envelope=None, window=None)
-            result = self._write(freed, stored.version, ttl=ticket.ttl)
-            if result.applied:
-                return True
-            stored = result.entry
-        raise too_busy(key)
-
-    def free(self, store_keys: builtins.list[bytes]) -> builtins.list[bytes]:
-        """Return those of the keys that the reaper need not look after."""
-        found = self._store.get_many(store_keys)
-        return [key for key in store_keys if key not in found or not _is_looked_after(found[key])]
-
-
-def _is_looked_after(stored: StoredEntry) -> bool:
-    """Return whether the reaper brings the run back: one to be rerun, or one that a duplicate found unpublished."""
-    try:
-        record = Record.load(stored)
-    except NewerFormat:
-        return True  # by a worker that can read it
-    return not record.ended and (record.ticket.rerun or (record.state == RESERVED and not record.deliveries))
+        return self._protocol.reset(store_key(_scope(task, run), check_key(key)))
 
 
 def _scope(task: str | None, run: str | None) -> str:

@@ -107,7 +107,7 @@ class RunResult(AsyncResult):
             return None
         try:
             places = (self._ticket.store_key, store_key(ONE_RUN, self._ticket.task_id))
-            found = [record for place in places if (record := extension.idempotency.record(place)) is not None]
+            found = [record for place in places if (record := extension.key_protocol.record(place)) is not None]
         except StoreUnavailable:
             if isinstance(self.backend, DisabledBackend):
                 raise

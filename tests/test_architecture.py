@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("holding", "lock_record", "liveness", "key_record", "attempt", "history", "asking"),
     ("locks", "limits", "shapes", "key_store", "retention", "tallies", "folders"),
     ("scoped", "values", "counters", "timeline", "reserving", "claiming"),
+    ("key_protocol",),
     ("state", "steps", "idempotency", "runs", "browse", "recorder"),
     ("attached", "config", "header", "outcome", "beat"),
     ("result", "recording", "details", "signals"),

@@ -175,7 +175,7 @@ def test_defaults_of_the_task_and_overrides_of_the_call(app: Celery) -> None:
     )(strict)
     task.delay(1)
     task.apply_async((2,), idempotency_ttl=30)
-    keys = StackState.of(app).idempotency
+    keys = StackState.of(app).key_protocol
     first, second = (keys.record(store_key("task:pay", key)) for key in "12")
     assert first is not None
     assert second is not None
@@ -186,7 +186,7 @@ def test_defaults_of_the_task_and_overrides_of_the_call(app: Celery) -> None:
 def test_a_payload_that_may_not_be_kept_is_not(app: Celery) -> None:
     kept = app.task(shared=False, name="kept")(strict)
     forbidden = app.task(shared=False, name="forbidden", keep_payload=False)(strict)
-    keys = StackState.of(app).idempotency
+    keys = StackState.of(app).key_protocol
     for task in (kept, forbidden):
         task.apply_async((4711,), idempotency_key="k")
     records = [keys.record(store_key(f"task:{name}", "k")) for name in ("kept", "forbidden")]
@@ -204,7 +204,7 @@ def test_a_call_with_the_key_of_a_run_that_died_too_often_gets_its_failure_where
     # given
     task = app.task(shared=False, name="pay", idempotency_on_failure="keep", max_deliveries=1)(strict)
     first = task.apply_async((1,), idempotency_key="k")
-    keys = StackState.of(app).idempotency
+    keys = StackState.of(app).key_protocol
     place = store_key("task:pay", "k")
     record = keys.record(place)
     assert record is not None

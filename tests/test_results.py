@@ -45,7 +45,7 @@ def add(x: int, y: int = 2) -> int:
 
 def run(app: Celery, key: str, task: str = "add", *, result: str = "3") -> None:
     """Do to the record of a key what a worker does, without telling the result backend."""
-    keys = StackState.of(app).idempotency
+    keys = StackState.of(app).key_protocol
     record = keys.record(store_key(f"task:{task}", key))
     assert record is not None
     claim = keys.claim(record.ticket, Attempt("e", Lease("w", "b"), 1, 1))

@@ -316,7 +316,7 @@ def test_an_error_behind_the_message_leaves_its_run_the_key(queueing: Celery) ->
 
 def end(app: Celery, run_id: str) -> None:
     """Do to the record of a run what a worker does that runs it."""
-    keys = StackState.of(app).idempotency
+    keys = StackState.of(app).key_protocol
     record = keys.record(store_key(ONE_RUN, run_id))
     assert record is not None
     claim = keys.claim(record.ticket, Attempt("e", Lease("w", "b"), 1, 1))

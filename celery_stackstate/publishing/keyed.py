@@ -83,7 +83,7 @@ def recover(extension: StackState, store_key: bytes) -> None:
         StoreUnavailable: The store did not answer.
         Exception: The broker did not take the message; the run stays as it was found.
     """
-    keys = extension.idempotency
+    keys = extension.key_protocol
     reservation = keys.revive(store_key)
     if reservation is None:
         _give_up(extension, store_key)
@@ -96,7 +96,7 @@ def recover(extension: StackState, store_key: bytes) -> None:
 
 def _give_up(extension: StackState, store_key: bytes) -> None:
     """Record the failure of a run that was begun too often and is dead, if it is."""
-    poisoned = extension.idempotency.poisoned(store_key, describe(TooManyDeliveries()))
+    poisoned = extension.key_protocol.poisoned(store_key, describe(TooManyDeliveries()))
     if poisoned is not None:
         tidings.poisoned(extension, poisoned)
 
@@ -112,9 +112,9 @@ def republish(extension: StackState, reservation: Reservation) -> None:
     try:
         extension.app.send_task(envelope.name, envelope.args, envelope.kwargs, **options)
     except BaseException:
-        _quietly(extension.idempotency.abandon, reservation)
+        _quietly(extension.key_protocol.abandon, reservation)
         raise
-    _quietly(extension.idempotency.confirm, reservation)
+    _quietly(extension.key_protocol.confirm, reservation)
 
 
 def refuse(outgoing: Outgoing, error: StackStateError) -> Any:
@@ -136,10 +136,10 @@ def _published(outgoing: Outgoing, request: Request, ours: KeyOptions) -> Any:
     outgoing = outgoing.with_options(result_cls=outgoing.result_class)
     try:
         if request.rerun:
-            extension.idempotency.watch(request)
-        reservation = extension.idempotency.reserve(request)
+            extension.key_protocol.watch(request)
+        reservation = extension.key_protocol.reserve(request)
         if reservation.record.state == RESERVED and not reservation.created:
-            extension.idempotency.watch(request)  # whoever is publishing it may have died, and nobody may call again
+            extension.key_protocol.watch(request)  # whoever is publishing it may have died, and nobody may call again
         if reservation.poisoned:
             _give_up(extension, reservation.ticket.store_key)
     except StoreUnavailable as error:
@@ -200,7 +200,7 @@ def _as_leader(outgoing: Outgoing, reservation: Reservation) -> Outgoing:
 
 
 def _publish_reserved(outgoing: Outgoing, reservation: Reservation) -> Any:
-    keys, ticket = outgoing.extension.idempotency, reservation.ticket
+    keys, ticket = outgoing.extension.key_protocol, reservation.ticket
     publication = Publication(outgoing.extension, outgoing.task, ticket.task_id, _parts(reservation))
     publication.after_epoch = tidings.lost(outgoing.extension, reservation.lost)
     publication.in_background = True
@@ -220,7 +220,7 @@ def _publish_reserved(outgoing: Outgoing, reservation: Reservation) -> Any:
 
 def _confirm(extension: StackState, reservation: Reservation) -> None:
     """Note in the background that the message is out; at once where a transaction of the caller holds the key."""
-    confirm = extension.idempotency.confirm
+    confirm = extension.key_protocol.confirm
     if extension.store.in_transaction():
         _quietly(confirm, reservation)
     else:
@@ -271,7 +271,7 @@ def _follow(outgoing: Outgoing, leader: Ticket) -> Any:
 
 def publish_unreserved(outgoing: Outgoing, request: Request, error: StackStateError) -> Any:
     """Publish without a reservation, flagged: the worker finds out whether another run has the key."""
-    keys = outgoing.extension.idempotency
+    keys = outgoing.extension.key_protocol
     ticket = replace(
         keys.unreserved(request), task_id=outgoing.options.get("task_id") or request.task_id or str(uuid4())
     )

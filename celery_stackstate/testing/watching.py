@@ -97,7 +97,7 @@ class Messages:
     def _take_latest(self, run_id: str) -> None:
         """Take over what the store holds for the body of a debounced run."""
         window = self._windows.get(run_id)
-        record = None if window is None else self._extension.idempotency.record(window.store_key)
+        record = None if window is None else self._extension.key_protocol.record(window.store_key)
         if record is not None and record.ticket.task_id == run_id and record.envelope is not None:
             asked = Envelope.load(record.envelope)
             self._outbox.change(run_id, asked.args, asked.kwargs)

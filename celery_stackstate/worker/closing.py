@@ -80,7 +80,7 @@ def close_from_parent(
     comes_back = ticket is not None and (ticket.rerun or is_rerun(task)) and isinstance(error, WorkerLostError)
     ending = Ending(task, run_id, LOST if comes_back else status, data, request=request, message=message)
     if status not in (RETRY, LOST):
-        keys, lease = extension.idempotency, leases.of_this_worker(message.get("hostname"))
+        keys, lease = extension.key_protocol, leases.of_this_worker(message.get("hostname"))
         reason = error or LeaderFailed(data.get("error"))
         close_behind(extension, getattr(request, "_context", None), reason)
         text = describe(reason)
@@ -108,7 +108,7 @@ def _replay(extension: StackState, task: Any, request: Any, ticket: Ticket, *, p
 
     The delivery gives Celery the stored result, which takes the place of the failure, and sends the callbacks.
     """
-    record, lease = extension.idempotency.record(ticket.store_key), leases.of_this_worker(request.hostname)
+    record, lease = extension.key_protocol.record(ticket.store_key), leases.of_this_worker(request.hostname)
     if record is None or record.state != SUCCEEDED or record.dispatched or record.result is None:
         return
     if (record.ticket.generation, record.boot, record.pid) == (ticket.generation, lease.boot, pid):

@@ -78,7 +78,7 @@ class Execution:
         keeps = envelope is not None and self.claim is not None and self.claim.record.envelope is not None
         kept = envelope.dump() if envelope is not None and keeps else None
         eta = 0 if envelope is None else envelope.moments().get("eta", 0)
-        settle: Settle = lambda claim: self.extension.idempotency.retrying(claim, envelope=kept, not_before=eta)  # noqa: E731
+        settle: Settle = lambda claim: self.extension.key_protocol.retrying(claim, envelope=kept, not_before=eta)  # noqa: E731
         if self.extension.store.in_transaction():
             self._passed_on = settle
         else:
@@ -96,7 +96,7 @@ class Execution:
         Else it waits for the end, whose record goes along.
         """
         if heard or not (self.attempt.recorded and self._shares_store) or self.extension.store.in_transaction():
-            self._settle(lambda claim: self.extension.idempotency.succeed(claim, result))
+            self._settle(lambda claim: self.extension.key_protocol.succeed(claim, result))
         else:
             self._succeeded = (result,)
 
@@ -105,13 +105,13 @@ class Execution:
         succeeded, self._succeeded = self._succeeded, None
         if succeeded is None:
             return False
-        self._settle(lambda claim: self.extension.idempotency.succeed(claim, succeeded[0], writes))
+        self._settle(lambda claim: self.extension.key_protocol.succeed(claim, succeeded[0], writes))
         return self.claim is not None and self.claim.told and self.state == SUCCEEDED
 
     def dispatched(self) -> None:
         """Record under the key that the callbacks of the success are out."""
         if self.state == SUCCEEDED:
-            self._settle(self.extension.idempotency.dispatched)
+            self._settle(self.extension.key_protocol.dispatched)
 
     def fail(self, error: BaseException | None = None) -> None:
         """Record the final failure under the key, also of a run that ended before it was claimed."""
@@ -119,24 +119,24 @@ class Execution:
             self.close_unclaimed(error)
         elif not self.skipped and self.claim.record.state != FAILED and not self.claim.record.abandoned:
             described = None if error is None else describe(error)
-            self._settle(lambda claim: self.extension.idempotency.fail(claim, described))
+            self._settle(lambda claim: self.extension.key_protocol.fail(claim, described))
 
     def close_unclaimed(self, error: BaseException | None = None) -> None:
         """Close the key of a run that ended without ever having been claimed: a hook of the task ended it."""
         if self.ticket is None or self.claim is not None or self.skipped or self.settled or not self.extension.enabled:
             return
-        keys, lease = self.extension.idempotency, Lease(self.attempt.delivery.worker, self.attempt.delivery.boot)
+        keys, lease = self.extension.key_protocol, Lease(self.attempt.delivery.worker, self.attempt.delivery.boot)
         described = None if error is None else describe(error)
         for ticket in filter(None, (self.ticket, self.window)):
             self.extension.recorder.later(partial(keys.close, ticket, lease=lease, pid=0, error=described))
 
     def interrupted(self) -> None:
         """Record that the attempt ended without an outcome, so that the run can be taken up at once."""
-        self._settle(self.extension.idempotency.interrupted)
+        self._settle(self.extension.key_protocol.interrupted)
 
     def requeued(self) -> None:
         """Record that the message went back to its queue."""
-        self._settle(self.extension.idempotency.requeued)
+        self._settle(self.extension.key_protocol.requeued)
 
     def _settle(self, settle: Settle) -> None:
         """Change the key's record; when that fails, do it in the background as soon as the store is back."""

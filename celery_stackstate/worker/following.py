@@ -43,7 +43,7 @@ def outcome_of(task: Any, execution: Execution, wanted: Ticket) -> Outcome | Non
     Raises:
         Ignore, Reject: That run has not ended; this one was sent again, or goes back, to look later.
     """
-    keys, record = execution.extension.idempotency, None
+    keys, record = execution.extension.key_protocol, None
     try:
         record = keys.awaited(wanted.store_key)
         if record is None or (record.ticket.task_id == task.request.id and not record.ended):

@@ -157,7 +157,7 @@ def _refusal(refused: Mapping[str, str]) -> StackStateError:
 
 def _wait_for(task: Any, execution: Execution, window: Ticket) -> None:
     """Come back later while a debounced run may still be replaced."""
-    keys = execution.extension.idempotency
+    keys = execution.extension.key_protocol
     try:
         seconds = keys.seconds_to_wait(window)
         if seconds is None and keys.record(execution.ticket.store_key) is None:
@@ -173,7 +173,7 @@ def _last_payload(
     task: Any, execution: Execution, window: Ticket, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """End the window of a debounced run, and return the arguments of its last request."""
-    store, keys, held = execution.extension.store, execution.extension.idempotency, execution.claim
+    store, keys, held = execution.extension.store, execution.extension.key_protocol, execution.claim
     assert held is not None  # noqa: S101 - it was claimed just now
     try:
         claim = store.apart(lambda: keys.close_window(window, held))
@@ -209,7 +209,7 @@ def _run(task: Any, execution: Execution, args: Sequence[Any], kwargs: Mapping[s
 
 def _claim(task: Any, execution: Execution) -> Claim | None:
     """Claim the run; None means that it is to be run without the promise, since the store is down."""
-    keys, attempt, ticket = execution.extension.idempotency, _attempt_of(task, execution), execution.ticket
+    keys, attempt, ticket = execution.extension.key_protocol, _attempt_of(task, execution), execution.ticket
     if execution.follows is None:
         ticket = as_the_task_says(ticket, task)
     again = partial(envelope_of, task, task.request)
@@ -240,7 +240,7 @@ def _attempt_of(task: Any, execution: Execution) -> Attempt:
 
 def _run_unguarded(task: Any, execution: Execution, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run the body without a claim, and record the outcome under the key when the store is back."""
-    keys, attempt = execution.extension.idempotency, _attempt_of(task, execution)
+    keys, attempt = execution.extension.key_protocol, _attempt_of(task, execution)
 
     def settle(state: Callable[[Claim], Claim | None]) -> Callable[[], None]:
         def later() -> None:

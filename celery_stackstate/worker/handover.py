@@ -55,7 +55,7 @@ def close_behind(extension: StackState, request: Any, error: BaseException | Non
     """Close what was handed to that which stands behind a run which has failed: Celery never publishes it."""
     if request is None:
         return
-    keys, lease = extension.idempotency, leases.of_this_worker(request.hostname)
+    keys, lease = extension.key_protocol, leases.of_this_worker(request.hostname)
     text = None if error is None else describe(error)
     for behind in (*(request.chain or ()), request.chord):
         for part in _parts(behind):
@@ -93,7 +93,7 @@ def settle_elsewhere(task: Any, result: Any) -> None:
     ticket = _handed(request.headers, request.id)
     if extension is None or ticket is None or request.is_eager:
         return
-    keys = extension.idempotency
+    keys = extension.key_protocol
     attempt = Attempt(str(uuid4()), leases.of_this_worker(request.hostname), os.getpid(), next_epoch())
     kept = checkpoint(task, result)
 
@@ -111,7 +111,7 @@ def fail_elsewhere(task: Any, error: BaseException | None) -> None:
     ticket = _handed(request.headers, request.id)
     if extension is not None and ticket is not None and not request.is_eager:
         lease, text = leases.of_this_worker(request.hostname), None if error is None else describe(error)
-        extension.recorder.later(partial(extension.idempotency.close, ticket, lease=lease, pid=0, error=text))
+        extension.recorder.later(partial(extension.key_protocol.close, ticket, lease=lease, pid=0, error=text))
 
 
 def _handed(headers: Any, run_id: Any) -> Ticket | None:

@@ -110,6 +110,6 @@ def on_unknown(sender: Any = None, message: Any = None, name: str = "", id: str 
             data={"error_type": "NotRegistered", "error": error},
         )
     )
-    keys, lease = extension.idempotency, leases.of_this_worker(sender.hostname)
+    keys, lease = extension.key_protocol, leases.of_this_worker(sender.hostname)
     for ticket in filter(None, (read_ticket(carried), read_ticket(carried, "window"))):
         extension.recorder.later(partial(keys.close, ticket, lease=lease, pid=0))

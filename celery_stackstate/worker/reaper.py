@@ -161,7 +161,7 @@ class Reaper:
         """Publish again what is lost of the tasks with `lost_policy="rerun"`."""
         for entries in self._open_entries():
             keys = {entry.key: store_key(*unpack(entry.key)[1:]) for entry in entries}
-            over = set(self._extension.idempotency.free(list(keys.values())))
+            over = set(self._extension.key_protocol.free(list(keys.values())))
             for entry in entries:
                 if keys[entry.key] not in over:
                     self._recover_one(keys[entry.key])

@@ -39,7 +39,18 @@ TABLES = tuple(f"celery_stackstate_admin_{name}" for name in ("run", "stateentry
 
 def forget(shop: Any) -> None:
     """Let the extension read its settings and open its stores again."""
-    for name in ("settings", "store", "runs_store", "state", "browser", "runs", "recorder", "idempotency", "tallies"):
+    for name in (
+        "settings",
+        "store",
+        "runs_store",
+        "state",
+        "browser",
+        "runs",
+        "recorder",
+        "idempotency",
+        "key_protocol",
+        "tallies",
+    ):
         shop.__dict__.pop(name, None)
 
 

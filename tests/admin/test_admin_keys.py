@@ -26,7 +26,7 @@ SECRET = "an argument that nobody shall see"
 
 def reserve(shop: Any, key: str, scope: str = OWN, task: str = TASK, **more: Any) -> Reservation:
     asked: dict[str, Any] = {"fingerprint": "f" * 40, "on_failure": "release", "ttl": 86_400, "envelope": SECRET}
-    found: Reservation = shop.idempotency.reserve(Request(scope=scope, key=key, task=task, **{**asked, **more}))
+    found: Reservation = shop.key_protocol.reserve(Request(scope=scope, key=key, task=task, **{**asked, **more}))
     return found
 
 
@@ -355,11 +355,13 @@ def test_an_outage_during_a_reset_is_told_of(shop: Any, resetter: Client) -> Non
     for calls in range(1, 12):
         shop.__dict__["store"] = DownAfter(store, calls)
         shop.__dict__.pop("idempotency", None)
+        shop.__dict__.pop("key_protocol", None)
         response = answer(resetter, asked, token=f"{calls:032x}")
         statuses.add(response.status_code)
         messages += told(response)
     shop.__dict__["store"] = store
     shop.__dict__.pop("idempotency", None)
+    shop.__dict__.pop("key_protocol", None)
     freed = [key.pk for key in IdempotencyKey.objects.filter(scope=OWN) if key.record.free]
 
     assert statuses == {302, 503}

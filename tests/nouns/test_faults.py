@@ -12,7 +12,7 @@ import pytest
 
 from celery_stackstate.attempt import Delivery, OpenAttempt
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
-from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Request, Verdict
 from celery_stackstate.liveness import Lease, renew
 from celery_stackstate.log_tail import LogLimits
@@ -65,12 +65,12 @@ def losing() -> LosingStore:
     return made
 
 
-def keys_over(store: Store) -> Idempotency:
+def keys_over(store: Store) -> KeyProtocol:
     renew(store, HERE, seconds=60, pids=[1, 2], before=0)
-    return Idempotency(store, prefix="", publish_lease=60, max_deliveries=3)
+    return KeyProtocol(store, prefix="", publish_lease=60, max_deliveries=3)
 
 
-def reserve(keys: Idempotency, **changes: Any) -> Any:
+def reserve(keys: KeyProtocol, **changes: Any) -> Any:
     defaults = {
         "scope": "task:pay",
         "key": "k",

@@ -13,6 +13,7 @@ import pytest
 from celery_stackstate import liveness
 from celery_stackstate.errors import ConfigurationError, DuplicateRun, IdempotencyConflict
 from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Claim, Request, Reservation, Ticket, Verdict, Window
 from celery_stackstate.keys import ONE_RUN, OPEN, pack
 from celery_stackstate.liveness import Lease
@@ -25,12 +26,12 @@ LEASE = 1.0
 
 
 @pytest.fixture
-def keys(store: Store) -> Idempotency:
+def keys(store: Store) -> KeyProtocol:
     liveness.renew(store, HERE, seconds=60, pids=[1, 2], before=0)
-    return Idempotency(store, prefix="test", publish_lease=LEASE, max_deliveries=3)
+    return KeyProtocol(store, prefix="test", publish_lease=LEASE, max_deliveries=3)
 
 
-def reserve(keys: Idempotency, **changes: Any) -> Reservation:
+def reserve(keys: KeyProtocol, **changes: Any) -> Reservation:
     defaults = {"scope": "task:pay", "key": KEY, "task": "pay", "fingerprint": "a" * 64, "on_failure": "release"}
     return keys.reserve(Request(**{**defaults, "ttl": 60.0, **changes}))
 
@@ -39,7 +40,7 @@ def attempt(lease: Lease = HERE, pid: int = 1) -> Attempt:
     return Attempt(uuid4().hex, lease, pid, 1)
 
 
-def begun(keys: Idempotency, **changes: Any) -> Claim:
+def begun(keys: KeyProtocol, **changes: Any) -> Claim:
     reservation = reserve(keys, **changes)
     keys.confirm(reservation)
     claim = keys.claim(reservation.ticket, attempt())
@@ -48,14 +49,14 @@ def begun(keys: Idempotency, **changes: Any) -> Claim:
 
 
 def test_of_many_requests_at_once_one_creates_the_run(store: Store) -> None:
-    keys = Idempotency(store, prefix="test", publish_lease=60, max_deliveries=3)
+    keys = KeyProtocol(store, prefix="test", publish_lease=60, max_deliveries=3)
     with ThreadPoolExecutor(20) as pool:
         got = list(pool.map(lambda _: reserve(keys), range(20)))
     assert sorted(one.created for one in got) == [False] * 19 + [True]
     assert len({one.ticket.task_id for one in got}) == 1
 
 
-def test_another_fingerprint_conflicts_and_names_both(keys: Idempotency) -> None:
+def test_another_fingerprint_conflicts_and_names_both(keys: KeyProtocol) -> None:
     first = reserve(keys)
     with pytest.raises(IdempotencyConflict) as caught:
         reserve(keys, fingerprint="b" * 64)
@@ -66,12 +67,12 @@ def test_another_fingerprint_conflicts_and_names_both(keys: Idempotency) -> None
     assert keys.claim(first.ticket, attempt()).verdict is Verdict.RUN
 
 
-def test_keys_of_other_scopes_are_other_keys(keys: Idempotency) -> None:
+def test_keys_of_other_scopes_are_other_keys(keys: KeyProtocol) -> None:
     ids = {reserve(keys, scope=scope).ticket.task_id for scope in ("task:pay", "task:mail", "")}
     assert len(ids) == 3
 
 
-def test_a_dead_producers_reservation_is_taken_over_with_the_same_id(keys: Idempotency) -> None:
+def test_a_dead_producers_reservation_is_taken_over_with_the_same_id(keys: KeyProtocol) -> None:
     dead = reserve(keys)
     assert not reserve(keys).created
     time.sleep(LEASE + 0.05)
@@ -81,7 +82,7 @@ def test_a_dead_producers_reservation_is_taken_over_with_the_same_id(keys: Idemp
     assert not reserve(keys).created
 
 
-def test_a_release_frees_the_key_and_an_abandoned_one_keeps_the_id(keys: Idempotency) -> None:
+def test_a_release_frees_the_key_and_an_abandoned_one_keeps_the_id(keys: KeyProtocol) -> None:
     first = reserve(keys)
     keys.abandon(first)
     second = reserve(keys)
@@ -92,13 +93,13 @@ def test_a_release_frees_the_key_and_an_abandoned_one_keeps_the_id(keys: Idempot
     assert third.ticket.task_id != first.ticket.task_id
 
 
-def test_a_confirmed_key_does_not_end_with_the_lease(keys: Idempotency) -> None:
+def test_a_confirmed_key_does_not_end_with_the_lease(keys: KeyProtocol) -> None:
     keys.confirm(reserve(keys))
     time.sleep(LEASE + 0.05)
     assert not reserve(keys).created
 
 
-def test_a_success_is_replayed_and_never_run_again(keys: Idempotency) -> None:
+def test_a_success_is_replayed_and_never_run_again(keys: KeyProtocol) -> None:
     claim = begun(keys)
     assert keys.succeed(claim, '{"n":1}') is not None
     again = keys.claim(claim.record.ticket, attempt())
@@ -106,13 +107,13 @@ def test_a_success_is_replayed_and_never_run_again(keys: Idempotency) -> None:
     assert not reserve(keys).created
 
 
-def test_a_success_whose_result_could_not_be_kept_is_not_run_again_either(keys: Idempotency) -> None:
+def test_a_success_whose_result_could_not_be_kept_is_not_run_again_either(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.succeed(claim, None)
     assert keys.claim(claim.record.ticket, attempt()).verdict is Verdict.DONE
 
 
-def test_the_key_is_free_when_its_ttl_after_the_end_has_passed(keys: Idempotency) -> None:
+def test_the_key_is_free_when_its_ttl_after_the_end_has_passed(keys: KeyProtocol) -> None:
     claim = begun(keys, ttl=0.2)
     time.sleep(0.25)
     assert not reserve(keys).created
@@ -123,7 +124,7 @@ def test_the_key_is_free_when_its_ttl_after_the_end_has_passed(keys: Idempotency
     assert fresh.ticket.generation > claim.record.ticket.generation
 
 
-def test_a_final_failure_releases_the_key_unless_it_is_to_be_kept(keys: Idempotency) -> None:
+def test_a_final_failure_releases_the_key_unless_it_is_to_be_kept(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.fail(claim)
     fresh = reserve(keys, fingerprint="b" * 64)
@@ -135,7 +136,7 @@ def test_a_final_failure_releases_the_key_unless_it_is_to_be_kept(keys: Idempote
     assert (duplicate.created, duplicate.ticket.task_id) == (False, kept.record.ticket.task_id)
 
 
-def test_a_message_of_an_older_generation_does_nothing(keys: Idempotency) -> None:
+def test_a_message_of_an_older_generation_does_nothing(keys: KeyProtocol) -> None:
     old = begun(keys)
     keys.fail(old)
     fresh = reserve(keys)
@@ -143,13 +144,13 @@ def test_a_message_of_an_older_generation_does_nothing(keys: Idempotency) -> Non
     assert keys.claim(fresh.ticket, attempt()).verdict is Verdict.RUN
 
 
-def test_a_copy_of_a_live_run_is_told_to_come_back(keys: Idempotency) -> None:
+def test_a_copy_of_a_live_run_is_told_to_come_back(keys: KeyProtocol) -> None:
     claim = begun(keys)
     assert keys.claim(claim.record.ticket, attempt(pid=2)).verdict is Verdict.BUSY
     assert not reserve(keys).created
 
 
-def test_a_run_whose_worker_is_gone_is_taken_over_under_its_id(keys: Idempotency, store: Store) -> None:
+def test_a_run_whose_worker_is_gone_is_taken_over_under_its_id(keys: KeyProtocol, store: Store) -> None:
     gone = Lease("celery@gone", "boot-9")
     liveness.renew(store, gone, seconds=LEASE, pids=[1], before=0)
     reservation = reserve(keys)
@@ -172,7 +173,7 @@ def renewed(store: Store, *pids: int) -> None:
     liveness.renew(store, HERE, seconds=60, pids=pids, before=first)
 
 
-def test_a_child_that_left_the_pool_is_noticed_after_two_renewals(keys: Idempotency, store: Store) -> None:
+def test_a_child_that_left_the_pool_is_noticed_after_two_renewals(keys: KeyProtocol, store: Store) -> None:
     claim = begun(keys)
     renewed(store, 1, 2)
     assert keys.claim(claim.record.ticket, attempt(pid=2)).verdict is Verdict.BUSY
@@ -181,7 +182,7 @@ def test_a_child_that_left_the_pool_is_noticed_after_two_renewals(keys: Idempote
     assert (over.verdict, over.lost) == (Verdict.RUN, claim.record)
 
 
-def test_a_child_that_was_forked_while_the_list_was_made_is_not_taken_for_dead(keys: Idempotency, store: Store) -> None:
+def test_a_child_that_was_forked_while_the_list_was_made_is_not_taken_for_dead(keys: KeyProtocol, store: Store) -> None:
     before = liveness.renew(store, HERE, seconds=60, pids=[1], before=0)
     time.sleep(0.01)
     ticket = reserve(keys).ticket
@@ -190,7 +191,7 @@ def test_a_child_that_was_forked_while_the_list_was_made_is_not_taken_for_dead(k
     assert keys.claim(ticket, attempt(pid=1)).verdict is Verdict.BUSY
 
 
-def test_a_run_that_kills_its_workers_is_stopped(keys: Idempotency, store: Store) -> None:
+def test_a_run_that_kills_its_workers_is_stopped(keys: KeyProtocol, store: Store) -> None:
     ticket = begun(keys).record.ticket
     for pid in (4, 5):
         renewed(store, pid)
@@ -200,7 +201,7 @@ def test_a_run_that_kills_its_workers_is_stopped(keys: Idempotency, store: Store
     assert (poison.verdict, poison.record.deliveries) == (Verdict.POISON, 3)
 
 
-def test_a_success_whose_callbacks_are_out_is_not_replayed(keys: Idempotency) -> None:
+def test_a_success_whose_callbacks_are_out_is_not_replayed(keys: KeyProtocol) -> None:
     claim = begun(keys)
     done = keys.succeed(claim, "1")
     assert done is not None
@@ -210,14 +211,14 @@ def test_a_success_whose_callbacks_are_out_is_not_replayed(keys: Idempotency) ->
     assert not reserve(keys).created
 
 
-def test_an_interrupted_attempt_frees_the_run_at_once(keys: Idempotency) -> None:
+def test_an_interrupted_attempt_frees_the_run_at_once(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.interrupted(claim)
     again = reserve(keys)
     assert (again.created, again.ticket) == (True, claim.record.ticket)
 
 
-def test_a_retry_passes_and_does_not_count_as_a_delivery(keys: Idempotency) -> None:
+def test_a_retry_passes_and_does_not_count_as_a_delivery(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.retrying(claim)
     assert not reserve(keys).created
@@ -225,7 +226,7 @@ def test_a_retry_passes_and_does_not_count_as_a_delivery(keys: Idempotency) -> N
     assert (again.verdict, again.record.deliveries) == (Verdict.RUN, 1)
 
 
-def test_a_record_that_the_store_lost_is_made_again_from_the_message(keys: Idempotency, store: Store) -> None:
+def test_a_record_that_the_store_lost_is_made_again_from_the_message(keys: KeyProtocol, store: Store) -> None:
     reservation = reserve(keys)
     store.remove(reservation.ticket.store_key)
     claim = keys.claim(reservation.ticket, attempt())
@@ -233,7 +234,7 @@ def test_a_record_that_the_store_lost_is_made_again_from_the_message(keys: Idemp
     assert not reserve(keys).created
 
 
-def test_closing_leaves_a_run_that_was_published_since(keys: Idempotency) -> None:
+def test_closing_leaves_a_run_that_was_published_since(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.interrupted(claim)
     again = reserve(keys)
@@ -242,7 +243,7 @@ def test_closing_leaves_a_run_that_was_published_since(keys: Idempotency) -> Non
     assert keys.claim(again.ticket, attempt()).verdict is Verdict.RUN
 
 
-def test_closing_what_never_began_leaves_a_live_attempt(keys: Idempotency) -> None:
+def test_closing_what_never_began_leaves_a_live_attempt(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.close(claim.record.ticket, lease=HERE, pid=0)
     assert keys.succeed(claim, "1") is not None
@@ -251,7 +252,7 @@ def test_closing_what_never_began_leaves_a_live_attempt(keys: Idempotency) -> No
     assert reserve(keys, key="another").ticket.task_id != waiting.ticket.task_id
 
 
-def test_closing_ends_a_run_once_and_only_the_keys_own(keys: Idempotency) -> None:
+def test_closing_ends_a_run_once_and_only_the_keys_own(keys: KeyProtocol) -> None:
     claim = begun(keys)
     keys.close(claim.record.ticket, lease=Lease("celery@there", "boot-1"), pid=1)
     assert not reserve(keys).created
@@ -263,17 +264,17 @@ def test_closing_ends_a_run_once_and_only_the_keys_own(keys: Idempotency) -> Non
     assert not reserve(keys).created
 
 
-def test_a_key_is_told_and_can_be_reset_whatever_its_run_does(keys: Idempotency) -> None:
-    assert keys.get(KEY, task="pay") is None
-    assert not keys.reset(KEY, task="pay")
+def test_a_key_is_told_and_can_be_reset_whatever_its_run_does(keys: KeyProtocol) -> None:
+    assert Idempotency(keys).get(KEY, task="pay") is None
+    assert not Idempotency(keys).reset(KEY, task="pay")
     claim = begun(keys)
     ticket = claim.record.ticket
-    known = keys.get(KEY, task="pay")
+    known = Idempotency(keys).get(KEY, task="pay")
     assert known is not None
     assert (known.key, known.task, known.run_id, known.state) == (KEY, "pay", ticket.task_id, "RUNNING")
-    assert keys.get(KEY) is None
-    assert keys.reset(KEY, task="pay")
-    assert not keys.reset(KEY, task="pay")
+    assert Idempotency(keys).get(KEY) is None
+    assert Idempotency(keys).reset(KEY, task="pay")
+    assert not Idempotency(keys).reset(KEY, task="pay")
     assert keys.claim(ticket, attempt()).verdict is Verdict.DONE
     fresh = reserve(keys, fingerprint="b" * 64)
     assert fresh.created
@@ -282,18 +283,18 @@ def test_a_key_is_told_and_can_be_reset_whatever_its_run_does(keys: Idempotency)
     assert keys.succeed(claim, "1") is None
 
 
-def test_a_kept_failure_can_be_reset(keys: Idempotency) -> None:
+def test_a_kept_failure_can_be_reset(keys: KeyProtocol) -> None:
     claim = begun(keys, on_failure="keep")
     keys.fail(claim)
     assert not reserve(keys, on_failure="keep").created
-    assert keys.reset(KEY, task="pay")
+    assert Idempotency(keys).reset(KEY, task="pay")
     assert reserve(keys, on_failure="keep").created
 
 
 # -- who may publish a run again -----------------------------------------------------------------------------------
 
 
-def test_nobody_revives_a_run_that_somebody_looks_after(keys: Idempotency) -> None:
+def test_nobody_revives_a_run_that_somebody_looks_after(keys: KeyProtocol) -> None:
     fresh = reserve(keys)
     place = fresh.ticket.store_key
     assert keys.revive(place) is None
@@ -305,7 +306,7 @@ def test_nobody_revives_a_run_that_somebody_looks_after(keys: Idempotency) -> No
     assert keys.revive(place) is None
 
 
-def test_a_run_that_was_given_up_is_revived_once_with_its_envelope(keys: Idempotency) -> None:
+def test_a_run_that_was_given_up_is_revived_once_with_its_envelope(keys: KeyProtocol) -> None:
     claim = begun(keys, envelope="how to publish it")
     keys.interrupted(claim)
     revived = keys.revive(claim.record.ticket.store_key)
@@ -320,7 +321,7 @@ def test_a_run_that_was_given_up_is_revived_once_with_its_envelope(keys: Idempot
 
 def test_a_message_that_was_not_begun_by_its_deadline_is_published_again(store: Store) -> None:
     # given
-    keys = Idempotency(store, prefix="test", publish_lease=60, max_deliveries=3, start_deadline=LEASE)
+    keys = KeyProtocol(store, prefix="test", publish_lease=60, max_deliveries=3, start_deadline=LEASE)
     first = reserve(keys)
     keys.confirm(first)
     later = reserve(keys, key="with an ETA", not_before=time.time_ns() // 1000 + 60_000_000)
@@ -336,7 +337,7 @@ def test_a_message_that_was_not_begun_by_its_deadline_is_published_again(store: 
     assert not reserve(keys, key="with an ETA").created
 
 
-def test_what_died_too_often_is_not_revived_but_fails(keys: Idempotency) -> None:
+def test_what_died_too_often_is_not_revived_but_fails(keys: KeyProtocol) -> None:
     claim = begun(keys, deliveries=1)
     keys.interrupted(claim)
     place = claim.record.ticket.store_key
@@ -349,7 +350,7 @@ def test_what_died_too_often_is_not_revived_but_fails(keys: Idempotency) -> None
 
 
 @pytest.mark.parametrize("on_failure", ["release", "keep"])
-def test_what_died_too_often_has_failed_for_the_next_request_too(keys: Idempotency, on_failure: str) -> None:
+def test_what_died_too_often_has_failed_for_the_next_request_too(keys: KeyProtocol, on_failure: str) -> None:
     claim = begun(keys, deliveries=1, on_failure=on_failure)
     keys.interrupted(claim)
     again = reserve(keys, deliveries=1, on_failure=on_failure)
@@ -364,7 +365,7 @@ def test_what_died_too_often_has_failed_for_the_next_request_too(keys: Idempoten
         reserve(keys, on_failure=on_failure, replaces=True)
 
 
-def test_a_message_that_goes_back_to_its_queue_does_not_count_as_a_death(keys: Idempotency) -> None:
+def test_a_message_that_goes_back_to_its_queue_does_not_count_as_a_death(keys: KeyProtocol) -> None:
     claim = begun(keys, deliveries=1)
     for _ in range(3):
         keys.requeued(claim)
@@ -372,7 +373,7 @@ def test_a_message_that_goes_back_to_its_queue_does_not_count_as_a_death(keys: I
         assert claim.verdict is Verdict.RUN
 
 
-def test_the_payload_of_a_run_goes_at_its_end(keys: Idempotency) -> None:
+def test_the_payload_of_a_run_goes_at_its_end(keys: KeyProtocol) -> None:
     for end in (lambda claim: keys.succeed(claim, "1"), lambda claim: keys.fail(claim, "why")):
         claim = begun(keys, envelope="secret", key=uuid4().hex)
         end(claim)
@@ -384,7 +385,7 @@ def test_the_payload_of_a_run_goes_at_its_end(keys: Idempotency) -> None:
 # -- requests that replace others ----------------------------------------------------------------------------------
 
 
-def test_a_run_that_has_not_begun_is_replaced_and_its_message_is_stale(keys: Idempotency) -> None:
+def test_a_run_that_has_not_begun_is_replaced_and_its_message_is_stale(keys: KeyProtocol) -> None:
     first = reserve(keys)
     keys.confirm(first)
     second = reserve(keys, fingerprint="b" * 64, replaces=True)
@@ -396,7 +397,7 @@ def test_a_run_that_has_not_begun_is_replaced_and_its_message_is_stale(keys: Ide
     assert keys.claim(second.ticket, attempt()).verdict is Verdict.RUN
 
 
-def test_a_run_that_has_begun_or_ended_is_not_replaced(keys: Idempotency) -> None:
+def test_a_run_that_has_begun_or_ended_is_not_replaced(keys: KeyProtocol) -> None:
     claim = begun(keys)
     with pytest.raises(DuplicateRun, match="RUNNING"):
         reserve(keys, replaces=True)
@@ -415,11 +416,11 @@ def test_a_run_that_has_begun_or_ended_is_not_replaced(keys: Idempotency) -> Non
 WINDOW = Window(delay=400_000, longest=900_000)
 
 
-def debounced(keys: Idempotency, payload: str) -> Reservation:
+def debounced(keys: KeyProtocol, payload: str) -> Reservation:
     return reserve(keys, fingerprint=payload, envelope=payload, window=WINDOW)
 
 
-def test_the_window_moves_with_each_request_up_to_the_longest_wait(keys: Idempotency) -> None:
+def test_the_window_moves_with_each_request_up_to_the_longest_wait(keys: KeyProtocol) -> None:
     began = time.monotonic()
     first = debounced(keys, "a")
     keys.confirm(first)
@@ -442,7 +443,7 @@ def test_the_window_moves_with_each_request_up_to_the_longest_wait(keys: Idempot
     assert record.window.due(stored) <= record.window.opened + WINDOW.longest  # by the store's clock
 
 
-def test_the_claim_takes_the_last_payload_and_ends_the_window(keys: Idempotency) -> None:
+def test_the_claim_takes_the_last_payload_and_ends_the_window(keys: KeyProtocol) -> None:
     first = debounced(keys, "a")
     keys.confirm(first)
     debounced(keys, "b")
@@ -458,7 +459,7 @@ def test_the_claim_takes_the_last_payload_and_ends_the_window(keys: Idempotency)
     assert (keys.record(own.store_key) or claim.record).envelope == "b"
 
 
-def test_a_debounced_request_whose_producer_died_is_published_by_the_next(keys: Idempotency) -> None:
+def test_a_debounced_request_whose_producer_died_is_published_by_the_next(keys: KeyProtocol) -> None:
     dead = debounced(keys, "a")
     assert not debounced(keys, "b").created
     time.sleep(LEASE + 0.05)
@@ -468,7 +469,7 @@ def test_a_debounced_request_whose_producer_died_is_published_by_the_next(keys: 
     assert not debounced(keys, "d").created
 
 
-def test_a_confirmation_that_meets_a_later_payload_keeps_it(keys: Idempotency) -> None:
+def test_a_confirmation_that_meets_a_later_payload_keeps_it(keys: KeyProtocol) -> None:
     first = debounced(keys, "a")
     debounced(keys, "b")
     keys.confirm(first)
@@ -480,7 +481,7 @@ def test_a_confirmation_that_meets_a_later_payload_keeps_it(keys: Idempotency) -
 # -- what a publisher by name did not know -------------------------------------------------------------------------
 
 
-def test_a_claim_keeps_what_the_publisher_did_not_know_of_each_run_of_an_id(keys: Idempotency) -> None:
+def test_a_claim_keeps_what_the_publisher_did_not_know_of_each_run_of_an_id(keys: KeyProtocol) -> None:
     watched = pack(OPEN, ONE_RUN, "mine")
     for generation in (1, 2):
         ticket = Ticket(ONE_RUN, "mine", generation, "mine", "pay", "", "keep", 60.0, deliveries=3, rerun=True)
@@ -490,7 +491,7 @@ def test_a_claim_keeps_what_the_publisher_did_not_know_of_each_run_of_an_id(keys
         keys.succeed(claim, "1")
 
 
-def test_a_claim_completes_the_record_of_a_reservation(keys: Idempotency) -> None:
+def test_a_claim_completes_the_record_of_a_reservation(keys: KeyProtocol) -> None:
     first = reserve(keys, envelope="as reserved")
     claim = keys.claim(replace(first.ticket, rerun=True, deliveries=3), attempt(), envelope="as claimed".strip)
     assert (
@@ -504,7 +505,7 @@ def test_a_claim_completes_the_record_of_a_reservation(keys: Idempotency) -> Non
 # -- runs without a reservation ------------------------------------------------------------------------------------
 
 
-def test_of_two_runs_without_a_reservation_one_has_the_key_and_the_other_follows(keys: Idempotency) -> None:
+def test_of_two_runs_without_a_reservation_one_has_the_key_and_the_other_follows(keys: KeyProtocol) -> None:
     tickets = [keys.unreserved(Request("task:pay", KEY, "pay", "a", "release", 60.0)) for _ in range(2)]
     assert len({ticket.task_id for ticket in tickets}) == 2
     for order in (tickets, tickets[::-1]):
@@ -512,24 +513,24 @@ def test_of_two_runs_without_a_reservation_one_has_the_key_and_the_other_follows
         assert [first.verdict, second.verdict] == [Verdict.RUN, Verdict.FOLLOW]
         keys.succeed(first, "1")
         assert keys.claim(order[1], attempt()).verdict is Verdict.FOLLOW
-        keys.reset(KEY, task="pay")
+        Idempotency(keys).reset(KEY, task="pay")
         keys._store.remove(order[0].store_key)
 
 
 # -- for people ----------------------------------------------------------------------------------------------------
 
 
-def test_keys_are_listed_in_order_and_page_by_page(keys: Idempotency) -> None:
+def test_keys_are_listed_in_order_and_page_by_page(keys: KeyProtocol) -> None:
     for name in ("b", "a", "c"):
         reserve(keys, key=name)
     reserve(keys, key="other", scope="")
     reserve(keys, key=uuid4().hex, scope=ONE_RUN)
-    first = keys.list(task="pay", limit=2)
+    first = Idempotency(keys).list(task="pay", limit=2)
     assert [one.key for one in first] == ["a", "b"]
-    assert [one.key for one in keys.list(task="pay", limit=2, after=first.next)] == ["c"]
-    assert [one.key for one in keys.list("b", task="pay")] == ["b"]
-    assert {"a", "b", "c", "other"} == {one.key for one in keys.list()}
+    assert [one.key for one in Idempotency(keys).list(task="pay", limit=2, after=first.next)] == ["c"]
+    assert [one.key for one in Idempotency(keys).list("b", task="pay")] == ["b"]
+    assert {"a", "b", "c", "other"} == {one.key for one in Idempotency(keys).list()}
     with pytest.raises(ConfigurationError, match="task="):
-        keys.list("b")
+        Idempotency(keys).list("b")
     with pytest.raises(ConfigurationError, match="next"):
-        keys.list(after="nonsense!")
+        Idempotency(keys).list(after="nonsense!")

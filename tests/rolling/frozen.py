@@ -31,6 +31,7 @@ from celery_stackstate.facts import rank
 from celery_stackstate.header import HEADER, read_key, read_stamp, read_ticket, stamp_headers
 from celery_stackstate.holding import LockOwner
 from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Request, Window, store_key
 from celery_stackstate.keys import pack
 from celery_stackstate.liveness import Lease
@@ -75,7 +76,7 @@ VALUES: dict[str, Any] = {
 def write(store: Store) -> None:
     """Write something of each kind."""
     _write_state(store)
-    _write_keys(Idempotency(store, prefix=PREFIX, publish_lease=30, max_deliveries=10))
+    _write_keys(KeyProtocol(store, prefix=PREFIX, publish_lease=30, max_deliveries=10))
     _write_runs(store)
     liveness.enrol(store, HERE, pid=7, pids=[8, 9], started=1_900_000_000_000_000)
     liveness.renew(store, HERE, seconds=CENTURY, pids=[8, 9], before=0, listed=1)
@@ -94,7 +95,7 @@ def _write_state(store: Store) -> None:
     state.throttle("mails", 1, per=3600, burst=10)
 
 
-def _write_keys(keys: Idempotency) -> None:
+def _write_keys(keys: KeyProtocol) -> None:
     envelope = Envelope(TASK, (7,), {"rows": 100}, {"queue": "imports", "headers": {}}).dump()
     for number, name in enumerate(KEYS):
         window = Window(1_000_000, 60_000_000) if name == "debounced" else None
@@ -172,14 +173,14 @@ def message() -> dict[str, Any]:
 
 def told(store: Store) -> dict[str, Any]:
     """Return what can be read of what `write` wrote, as JSON has it."""
-    keys, runs = Idempotency(store, prefix=PREFIX, publish_lease=30, max_deliveries=10), Runs(store)
+    keys, runs = KeyProtocol(store, prefix=PREFIX, publish_lease=30, max_deliveries=10), Runs(store)
     listed = [run.id for run in runs.list(limit=100)]
     records = {name: keys.record(store_key(SCOPE, name)) for name in KEYS}
     found = {
         "state": [
             (one.scope, one.key, one.kind, one.value, one.version, one.expires_at) for one in Browser(store).list()
         ],
-        "keys": [asdict(one) for one in keys.list()],
+        "keys": [asdict(one) for one in Idempotency(keys).list()],
         "records": {name: asdict(record) for name, record in records.items() if record is not None},
         "runs": {run_id: asdict(run) for run_id in listed if (run := runs.get(run_id)) is not None},
         "listed": [asdict(run) for run in runs.list(limit=100)],

@@ -17,6 +17,7 @@ from celery_stackstate.codec import FORMAT
 from celery_stackstate.errors import ConfigurationError, LockBusy, NewerFormat
 from celery_stackstate.header import HEADER, HEADER_FORMAT, is_newer, read_key, read_stamp, read_ticket, stamp_headers
 from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Request, Reservation, Verdict, Window, store_key
 from celery_stackstate.keys import LOCK, STATE, pack
 from celery_stackstate.latest import load_progress
@@ -45,8 +46,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def keys(store: Store) -> Idempotency:
-    return Idempotency(store, prefix="", publish_lease=30, max_deliveries=10)
+def keys(store: Store) -> KeyProtocol:
+    return KeyProtocol(store, prefix="", publish_lease=30, max_deliveries=10)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def state(store: Store) -> State:
     return State(store, RunContext(), limit=262_144)
 
 
-def reserve(keys: Idempotency, **options: Any) -> Reservation:
+def reserve(keys: KeyProtocol, **options: Any) -> Reservation:
     ask = Request(SCOPE, KEY, "shop.pay", fingerprint="f", on_failure="release", ttl=60.0, **options)
     return keys.reserve(ask)
 
@@ -82,12 +83,12 @@ def rewrite(store: Store, **changes: Any) -> bytes:
 # -- records of keys -------------------------------------------------------------------------------------------------
 
 
-def test_a_record_says_its_format(store: Store, keys: Idempotency) -> None:
+def test_a_record_says_its_format(store: Store, keys: KeyProtocol) -> None:
     reserve(keys)
     assert stored(store)[FORMAT] == 1
 
 
-def test_a_record_without_a_number_has_the_first_format(store: Store, keys: Idempotency) -> None:
+def test_a_record_without_a_number_has_the_first_format(store: Store, keys: KeyProtocol) -> None:
     reservation = reserve(keys)
     old = {name: value for name, value in stored(store).items() if name != FORMAT}
     store.put(PLACE, json.dumps(old).encode())
@@ -95,7 +96,7 @@ def test_a_record_without_a_number_has_the_first_format(store: Store, keys: Idem
 
 
 def test_what_a_newer_release_added_to_a_record_outlives_every_change_made_here(
-    store: Store, keys: Idempotency
+    store: Store, keys: KeyProtocol
 ) -> None:
     ticket = reserve(keys, window=Window(1, 1)).ticket
     found = stored(store)
@@ -109,19 +110,19 @@ def test_what_a_newer_release_added_to_a_record_outlives_every_change_made_here(
         claim = held
         after = stored(store)
         assert (after["cost"], after["ticket"]["region"], after["window"]["jitter"]) == ([1], "eu", 3)
-    assert keys.reset(KEY, task="shop.pay")
+    assert Idempotency(keys).reset(KEY, task="shop.pay")
     assert (stored(store)["state"], stored(store)["cost"]) == ("FAILED", [1])
 
 
-def test_what_a_newer_release_added_is_of_its_run_and_not_of_the_next_one(store: Store, keys: Idempotency) -> None:
+def test_what_a_newer_release_added_is_of_its_run_and_not_of_the_next_one(store: Store, keys: KeyProtocol) -> None:
     first = reserve(keys).ticket
     rewrite(store, cost=[1])
-    keys.reset(KEY, task="shop.pay")
+    Idempotency(keys).reset(KEY, task="shop.pay")
     assert reserve(keys).ticket.task_id != first.task_id
     assert "cost" not in stored(store)
 
 
-def test_what_a_newer_release_added_to_a_ticket_goes_on_with_its_message(keys: Idempotency) -> None:
+def test_what_a_newer_release_added_to_a_ticket_goes_on_with_its_message(keys: KeyProtocol) -> None:
     ticket = reserve(keys).ticket
     carried = {**ticket.dump(), "region": "eu"}
     assert type(ticket).load(carried).dump() == carried
@@ -129,7 +130,7 @@ def test_what_a_newer_release_added_to_a_ticket_goes_on_with_its_message(keys: I
 
 
 def test_a_record_of_a_higher_format_is_refused_by_each_call_and_stays_as_it_is(
-    store: Store, keys: Idempotency
+    store: Store, keys: KeyProtocol
 ) -> None:
     ticket = reserve(keys).ticket
     value = rewrite(store, **{FORMAT: 2, "ticket": "elsewhere"})
@@ -142,7 +143,7 @@ def test_a_record_of_a_higher_format_is_refused_by_each_call_and_stays_as_it_is(
         "disclaim": lambda: keys.disclaim(ticket, attempt()),
         "poisoned": lambda: keys.poisoned(PLACE, "x"),
         "awaited": lambda: keys.awaited(PLACE),
-        "reset": lambda: keys.reset(KEY, task="shop.pay"),
+        "reset": lambda: Idempotency(keys).reset(KEY, task="shop.pay"),
     }
     for name, call in calls.items():
         with pytest.raises(NewerFormat, match=r"the key 'order:1' has format 2.*upgrade this process") as caught:
@@ -153,24 +154,24 @@ def test_a_record_of_a_higher_format_is_refused_by_each_call_and_stays_as_it_is(
     assert vars(caught.value) == {"format": 2, "known": 1}
 
 
-def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(store: Store, keys: Idempotency) -> None:
+def test_a_record_that_cannot_be_read_is_listed_and_hides_no_other(store: Store, keys: KeyProtocol) -> None:
     reserve(keys)
     rewrite(store, **{FORMAT: 2})
     keys.reserve(Request(SCOPE, "order:2", "shop.pay", fingerprint="f", on_failure="release", ttl=60.0))
-    found = [(record.key, record.scope, record.state) for record in keys.list(task="shop.pay")]
+    found = [(record.key, record.scope, record.state) for record in Idempotency(keys).list(task="shop.pay")]
     assert found == [("order:1", SCOPE, "UNREADABLE"), ("order:2", SCOPE, "RESERVED")]
-    one = keys.get(KEY, task="shop.pay")
+    one = Idempotency(keys).get(KEY, task="shop.pay")
     assert one is not None
     assert (one.state, one.run_id, one.free) == ("UNREADABLE", "", False)
 
 
-def test_the_reaper_goes_on_looking_after_a_record_that_it_cannot_read(store: Store, keys: Idempotency) -> None:
+def test_the_reaper_goes_on_looking_after_a_record_that_it_cannot_read(store: Store, keys: KeyProtocol) -> None:
     reserve(keys)
     rewrite(store, **{FORMAT: 2})
     assert keys.free([PLACE, b"nothing"]) == [b"nothing"]
 
 
-def test_what_waits_for_a_record_that_cannot_be_read_keeps_nothing_else_from_being_done(keys: Idempotency) -> None:
+def test_what_waits_for_a_record_that_cannot_be_read_keeps_nothing_else_from_being_done(keys: KeyProtocol) -> None:
     done, recorder = [], Recorder(open_store("memory://"))
 
     def refused() -> None:
@@ -265,7 +266,7 @@ def test_a_header_says_its_format() -> None:
     assert stamped()[FORMAT] == HEADER_FORMAT
 
 
-def test_what_a_newer_release_says_of_a_run_goes_on_with_its_messages(keys: Idempotency) -> None:
+def test_what_a_newer_release_says_of_a_run_goes_on_with_its_messages(keys: KeyProtocol) -> None:
     first = {**stamped(), "ticket": reserve(keys).ticket.dump(), "tenant": {"id": 7}}
     first["stamp"]["shard"] = 3
     again = stamped(first)
@@ -274,7 +275,7 @@ def test_what_a_newer_release_says_of_a_run_goes_on_with_its_messages(keys: Idem
     assert "shard" not in again["stamp"]  # which is of one message
 
 
-def test_a_header_of_a_higher_format_is_not_read_and_goes_on_as_it_is(keys: Idempotency) -> None:
+def test_a_header_of_a_higher_format_is_not_read_and_goes_on_as_it_is(keys: KeyProtocol) -> None:
     header = {**stamped(), "ticket": reserve(keys).ticket.dump(), FORMAT: 2}
     assert is_newer(header)
     assert (read_stamp(header), read_ticket(header), read_key(header)) == (None, None, None)

@@ -13,7 +13,7 @@ import redis
 
 from celery_stackstate.browse import Browser
 from celery_stackstate.facts import rank
-from celery_stackstate.idempotency import Idempotency
+from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Verdict, store_key
 from celery_stackstate.scoped import RunContext
 from celery_stackstate.state import State
@@ -95,7 +95,7 @@ def test_the_store_goes_on_from_there(store: Store) -> None:
     assert before is not None
     assert state.set("imports:7:done", 251, if_version=before.version) > before.version
     assert state.increment("calls") == 2**62 + 1
-    keys = Idempotency(store, prefix=frozen.PREFIX, publish_lease=30, max_deliveries=10)
+    keys = KeyProtocol(store, prefix=frozen.PREFIX, publish_lease=30, max_deliveries=10)
     record = keys.record(store_key(frozen.SCOPE, "published"))
     assert record is not None
     claim = keys.claim(record.ticket, Attempt("mine", frozen.HERE, pid=8, epoch=9))

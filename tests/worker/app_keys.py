@@ -43,7 +43,7 @@ def refund(amount: int) -> str:
 @app.task(bind=True)
 def own_record(self: Task, key: str) -> dict[str, Any]:
     """Return what the key's record says while the body runs."""
-    record = StackState.of(app).idempotency.record(store_key(f"task:{self.name}", key))
+    record = StackState.of(app).key_protocol.record(store_key(f"task:{self.name}", key))
     assert record is not None
     return {"state": record.state, "pid": record.pid == os.getpid(), "worker": record.worker}
 

@@ -61,7 +61,7 @@ def push(app: Celery, message: Any) -> None:
 
 def record(app: Celery, key: str, task: str | None) -> Record | None:
     """Return the record of an idempotency key of a task, or (None) of the scope of the whole app."""
-    return StackState.of(app).idempotency.record(store_key("" if task is None else f"task:{task}", key))
+    return StackState.of(app).key_protocol.record(store_key("" if task is None else f"task:{task}", key))
 
 
 def key_state(app: Celery, key: str, task: str | None) -> str:

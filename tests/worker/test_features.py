@@ -340,7 +340,7 @@ def test_an_id_that_is_sent_by_name_again_is_a_run_each_time(
 
 def record_of_one(app: Celery, run_id: str) -> Any:
     """Return the record of a run that has no key."""
-    return StackState.of(app).idempotency.record(store_key(ONE_RUN, run_id))
+    return StackState.of(app).key_protocol.record(store_key(ONE_RUN, run_id))
 
 
 @pytest.mark.worker(conf={**SHORT, "stackstate_start_deadline": 2})

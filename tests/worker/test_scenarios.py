@@ -124,7 +124,7 @@ def test_05_the_same_key_of_two_tasks_and_in_two_environments_is_two_keys(app: C
     ids = {call(tasks).id, tasks.refund.apply_async((5,), idempotency_key="k").id}
     extension = StackState.of(app)
     app.conf.stackstate_prefix = f"{app.conf.stackstate_prefix}-other"
-    for name in ("settings", "store", "idempotency"):
+    for name in ("settings", "store", "idempotency", "key_protocol"):
         extension.__dict__.pop(name, None)
     ids.add(call(tasks).id)
     assert len(ids) == len(messages(app)) == 3
