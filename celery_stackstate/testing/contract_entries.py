@@ -245,6 +245,21 @@ class TimeContract(ContractBase):
         assert store.get(b"k") is not None
         assert [found.key for found in store.scan(b"")] == [b"k"]
 
+    @pytest.mark.parametrize("write", ["put", "add"])
+    def test_what_is_written_after_an_end_does_not_end_with_it(self, store: Store, write: str) -> None:
+        ended = store.put(b"k", 1, ttl=SHORT).entry
+        assert ended is not None
+        wait_past(store, ended.now + SHORT + 100_000)  # a server may have dropped it by its own clock
+        if write == "put":
+            assert store.put(b"k", 2, expect=Expect.ABSENT).applied
+        else:
+            assert store.add(b"k", 2) == 2
+        store.purge()
+        found = store.get(b"k")
+        assert found is not None
+        assert (found.value, found.expires) == (2, None)
+        assert [entry.key for entry in store.scan(b"")] == [b"k"]
+
     def test_an_expiry_in_a_far_future_is_no_error(self, store: Store) -> None:
         far: list[dict[str, Any]] = [{"ttl": 2**62}, {"expires": 2**62}, {"ttl": LONG, "linger": 2**62}]
         for options in far:

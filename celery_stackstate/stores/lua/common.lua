@@ -67,13 +67,15 @@ local function save(key, index, expiry, member, old, now, kind, value, expires, 
   end
   local keep = decimal(remembered(old, now))
   redis.call('HSET', key, 'k', kind, 'v', value, 'n', version, 'x', expires, 'u', now, 'l', linger, 'p', keep)
-  if not (is_live(old, now)) then redis.call('ZADD', index, 0, member) end
+  local live = is_live(old, now)
+  if not live then redis.call('ZADD', index, 0, member) end
   if expires ~= '' then
     redis.call('ZADD', expiry, expires, member)
     expire_at(key, math.max(tonumber(expires) + tonumber(linger), tonumber(keep), tonumber(version) + 1))
-  elseif known and (not old[KIND] or old[EXPIRES] ~= '') then
+  elseif not live or old[EXPIRES] ~= '' then
+    -- Also of an entry that has ended so long ago that the server has dropped it: its end would be purged as this one's.
     redis.call('ZREM', expiry, member)
-    redis.call('PERSIST', key)
+    if known then redis.call('PERSIST', key) end
   end
   return {kind, value, version, expires, now}
 end

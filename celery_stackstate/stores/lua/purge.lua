@@ -3,8 +3,11 @@
 local now = clock()
 local members = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, member in ipairs(members) do
-  redis.call('HDEL', ARGV[1] .. member, 'v')
-  redis.call('ZREM', KEYS[1], member)
+  local key = ARGV[1] .. member
+  if not is_live(load(key), now) then
+    redis.call('HDEL', key, 'v')
+    redis.call('ZREM', KEYS[1], member)
+  end
   redis.call('ZREM', KEYS[2], member)
 end
 return #members
