@@ -36,7 +36,8 @@ DAY = 86_400.0
 #: Failures are looked for later than successes.
 DEFAULT_RETENTION: Mapping[str, float] = {FAILURE: 30 * DAY, LOST: 30 * DAY}
 
-_SECRET_LOGIN = re.compile(r"(?<=://)([^/?#:@]*):[^/?#]*@")
+#: Up to the last @, since a password may hold what belongs encoded: / ? # @ and the colon.
+_SECRET_LOGIN = re.compile(r"(?<=://)([^/?#:@]*):.*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"(?<=[?&])(\w*(?:password|passwd|passfile|secret)\w*)=[^&]*", re.IGNORECASE)
 
 

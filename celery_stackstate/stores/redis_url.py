@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from celery_stackstate.errors import ConfigurationError
 
@@ -19,6 +19,7 @@ SENTINEL_PORT = 26379
 CLUSTER = ("redis+cluster", "rediss+cluster")
 ENCRYPTED = ("rediss", "valkeys", "rediss+cluster")
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ca_path")
+ENCODED = "in a user or password / ? # @ : [ ] and % are percent-encoded"
 FORMS = {
     "sentinel": "sentinel://user:password@host:26379,host2:26379/master-name/0",
     "redis+cluster": "redis+cluster://user:password@host:7000,host2:7001",
@@ -54,11 +55,13 @@ def parse(redis: Any, url: str, timeout: float) -> Target:
         form = FORMS.get(scheme, f"{scheme}://user:password@host:6379/0")
         raise ConfigurationError(
             f"stackstate_url: not a {scheme}:// URL, or one of its options is wrong ({error}); write {form}"
-        ) from error
+        ) from None  # what the standard library says of an URL may quote its password
 
 
 def _target(redis: Any, url: str, scheme: str, timeout: float) -> Target:
-    parts = urlsplit(url)
+    parts = _split(url)
+    if "@" in parts.path or parts.fragment:
+        raise ValueError(ENCODED)
     user, at, names = parts.netloc.rpartition("@")
     path = [unquote(part) for part in parts.path.split("/") if part]
     query = dict(parse_qsl(parts.query))
@@ -81,17 +84,31 @@ def _target(redis: Any, url: str, scheme: str, timeout: float) -> Target:
     if scheme in CLUSTER and options.get("db"):
         raise ConfigurationError("stackstate_url: a cluster has database 0 only; separate by stackstate_prefix instead")
     if len(path) > 1 or (path and not path[0].isdigit()):
-        raise ValueError(f"{'/'.join(path)!r} is not the number of a database")
+        raise ValueError(f"behind the slash stands the number of a database; {ENCODED}")
     others = {**options, "username": None, "password": None, "db": 0, **sentinel} if master else None
     return Target(hosts, connection_class, options, size, scheme in CLUSTER, master, others)
 
 
 def _hosts(names: str, port: int) -> tuple[Address, ...]:
     """Return host and port of each `host`, `host:port` or `[::1]:port`; of nothing at all, the local one."""
-    parts = [urlsplit(f"//{name}") for name in names.split(",")]
+    parts = [_split(f"//{name}") for name in names.split(",")]
     if len(parts) > 1 and not all(part.hostname for part in parts):
         raise ValueError("a host is missing between the commas")
-    return tuple((unquote(part.hostname or "localhost"), part.port or port) for part in parts)
+    return tuple((unquote(part.hostname or "localhost"), _port_of(part) or port) for part in parts)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise ValueError(f"its host cannot be read; {ENCODED}") from None
+
+
+def _port_of(part: SplitResult) -> int | None:
+    try:
+        return part.port
+    except ValueError:
+        raise ValueError(f"a port is a number from 0 to 65535; {ENCODED}") from None
 
 
 def _is_true(word: str) -> bool:

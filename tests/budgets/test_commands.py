@@ -41,7 +41,7 @@ COSTS = {
     "lock": (13, 9),
     "lock, fenced set": (17, 16),
     "publish": (13, 2),
-    "publish, key": (4, 5),
+    "publish, key": (5, 5),
     "duplicate": (2, 5),
     "attempt": (10, 3),
     "attempt, 50 lines": (10, 3),

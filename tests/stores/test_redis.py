@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -423,3 +424,28 @@ def test_a_scan_of_50_costs_the_same_among_1_000_others_and_among_very_many(stor
     fill(1_000, 1_000_000 if os.environ.get("STACKSTATE_TEST_LONG") else 60_000)
     assert len(store.scan(b"other/", limit=3)) == 3
     assert took() < 3 * few + 0.001
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "redis://:s3cr/et@db:6379/0",
+            "redis://me:s@s3cr/et@db:6379/0",
+            "redis://:s3cr#et@db/0",
+            "redis://:s3cr?et@db/0",
+        ),
+        *(
+            "redis://me:s3cr[et@db/0",
+            "redis://me:s3cr\u2100et@db/0",
+            "sentinel://me:s3cr/et@db/m",
+            "redis+cluster://:s3cr/et@db",
+        ),
+    ],
+)
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="percent-encoded") as caught:
+        open_store(url)
+    shown = "".join(traceback.format_exception_only(caught.value))
+    assert "s3cr" not in shown
+    assert caught.value.__suppress_context__
