@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakSet
 
 from celery_stackstate.attempt import OpenAttempt
-from celery_stackstate.errors import ConfigurationError, NewerFormat, StoreUnavailable
+from celery_stackstate.chores import DOWN, Chores
 from celery_stackstate.stores import threads
 from celery_stackstate.stores.base import RunWrite, Store
 
@@ -31,8 +31,6 @@ LIVE_PAUSE = 1.0
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 32 * 1_048_576
 BATCH = 200
-#: What passes by itself, or when somebody mends a password: worth trying again.
-DOWN = (StoreUnavailable, ConfigurationError)
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 _recorders: WeakSet[Recorder] = WeakSet()
@@ -67,7 +65,7 @@ class Recorder:
     def _reset(self) -> None:
         self._waiting: deque[RunWrite] = deque()
         self._waiting_bytes = 0
-        self._chores: deque[Callable[[], None]] = deque()
+        self._chores, self._history_chores = Chores(), Chores()
         self._gathered: dict[Callable[..., None], list[Any]] = {}
         self._live: dict[str, tuple[OpenAttempt, float]] = {}
         self._pending: deque[tuple[float, Callable[[], RunWrite | None]]] = deque()
@@ -78,7 +76,7 @@ class Recorder:
         self._idle.acquire()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        self._closed_until = self._chores_after = 0.0
+        self._closed_until = 0.0
         self._pause = 0.0
 
     # -- what signal receivers call --------------------------------------------------------------------------------
@@ -106,13 +104,13 @@ class Recorder:
             self._ensure_thread()
         self._wake()
 
-    def later(self, chore: Callable[[], None]) -> None:
-        """Do `chore` in the background, again and again while it raises StoreUnavailable or ConfigurationError."""
+    def later(self, chore: Callable[[], None], *, history: bool = False) -> None:
+        """Do `chore` in the background, again and again while it raises StoreUnavailable or ConfigurationError.
+
+        Those that need the `history` do not keep the others waiting: its store may be another one.
+        """
         with self._mutex:
-            self._chores.append(chore)
-            while len(self._chores) > MAX_WAITING:
-                self._chores.popleft()
-                self.unrecorded += 1
+            self.unrecorded += (self._history_chores if history else self._chores).add(chore)
             self._ensure_thread()
         self._wake()
 
@@ -202,7 +200,7 @@ class Recorder:
 
     def _loop(self) -> None:
         while not self._stopped:
-            if not (self._waiting or self._live or self._chores or self._pending):
+            if not (self._waiting or self._live or self._pending or self._chores or self._history_chores):
                 self._idle.acquire()
             time.sleep(TICK)
             try:
@@ -268,22 +266,9 @@ class Recorder:
         return written
 
     def _do_chores(self) -> None:
-        """Do what is to be done, in order; the history's breaker is not theirs, its store may be another one."""
-        while self._chores and time.monotonic() >= self._chores_after:
-            try:
-                chore = self._chores.popleft()
-            except IndexError:  # the thread and a flush at once
-                return
-            try:
-                chore()
-            except NewerFormat as error:
-                logger.warning("What was to be done in the store is left to a newer release: %s", error)
-            except DOWN as error:
-                self._chores.appendleft(chore)
-                self._chores_after = time.monotonic() + FIRST_PAUSE
-                logger.debug("What is to be done in the store waits: %s", error)
-            except Exception:
-                logger.exception("What was to be done in the store failed")
+        """Do what is to be done; the breaker of the history's writes is not theirs."""
+        self._chores.do()
+        self._history_chores.do()
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 

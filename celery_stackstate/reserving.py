@@ -67,7 +67,8 @@ class Reserving(KeyStore):
         if has_expired(record, stored) or (record.ended and ask.anew):
             return fresh()
         if record.window is not None and ask.window is not None:
-            return self._touched(record, stored, ask, token)
+            # One that has failed before its begin, and is kept, takes no payload any more.
+            return None if record.ended else self._touched(record, stored, ask, token)
         if ask.replaces:
             return self._replacing(record, ask, fresh())
         if not is_same_request(record.ticket.fingerprint, ask.fingerprint):

@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("redaction",),
     ("showing",),
     ("codec", "keys", "surely", "fingerprint", "payload", "renewal", "facts", "log_tail", "setting_checks"),
-    ("touches", "telling"),
+    ("touches", "telling", "chores"),
     ("holding", "lock_record", "liveness", "key_record", "attempt", "history", "asking"),
     ("locks", "limits", "shapes", "key_store", "retention", "tallies", "folders"),
     ("scoped", "values", "counters", "timeline", "reserving", "claiming"),

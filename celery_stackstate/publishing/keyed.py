@@ -232,7 +232,11 @@ def _parts(reservation: Reservation) -> dict[str, Any]:
     ticket = reservation.ticket
     if reservation.record.window is None:
         return {"ticket": ticket.dump()}
-    return {"ticket": replace(ticket, scope=ONE_RUN, key=ticket.task_id).dump(), "window": ticket.dump()}
+    return {"ticket": _of_one_run(ticket).dump(), "window": ticket.dump()}
+
+
+def _of_one_run(ticket: Ticket) -> Ticket:
+    return replace(ticket, scope=ONE_RUN, key=ticket.task_id)
 
 
 def _when_committed(outgoing: Outgoing, ticket: Ticket, publish: Callable[[], Any]) -> None:
@@ -270,12 +274,17 @@ def _follow(outgoing: Outgoing, leader: Ticket) -> Any:
 
 
 def publish_unreserved(outgoing: Outgoing, request: Request, error: StackStateError) -> Any:
-    """Publish without a reservation, flagged: the worker finds out whether another run has the key."""
+    """Publish without a reservation, flagged: the worker finds out whether another run has the key.
+
+    A debounced request without a window becomes a run of its own after its delay: it leaves the key to the next one.
+    """
     keys = outgoing.extension.key_protocol
-    ticket = replace(
-        keys.unreserved(request), task_id=outgoing.options.get("task_id") or request.task_id or str(uuid4())
-    )
+    run_id = outgoing.options.get("task_id") or request.task_id or str(uuid4())
+    ticket = replace(keys.unreserved(request), task_id=run_id)
     logger.warning("The idempotency key %r could not be reserved, its worker decides: %s", ticket.key, error)
+    if request.window is not None:
+        ticket = _of_one_run(ticket)
+        outgoing = outgoing.with_options(countdown=request.window.delay / 1_000_000, eta=None)
     parts: dict[str, Any] = {"ticket": ticket.dump()}
     publication = Publication(outgoing.extension, outgoing.task, ticket.task_id, parts)
     return _publish_ticketed(outgoing.with_options(task_id=ticket.task_id), publication, ticket, created=True)

@@ -118,7 +118,7 @@ def duplicate(extension: StackState, task: str, run_id: str, key: str, *, name: 
     counts = extension.suppressed
     counts[run_id, name] += 1
     if counts[run_id, name] == 1:
-        extension.recorder.later(lambda: _tell_of(extension, run_id, name))
+        extension.recorder.later(lambda: _tell_of(extension, run_id, name), history=True)
 
 
 def _tell_of(extension: StackState, run_id: str, name: str) -> None:

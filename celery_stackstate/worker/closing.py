@@ -90,7 +90,7 @@ def close_from_parent(
         if ticket is not None and request is not None and status == FAILURE:
             extension.recorder.later(partial(_replay, extension, task, request, ticket, pid=ending.pid))
     if not told and ending.is_recorded(extension):
-        extension.recorder.later(partial(ending.record, extension))
+        extension.recorder.later(partial(ending.record, extension), history=True)
 
 
 def close_cancelled(task: Any, request: Any) -> None:

@@ -239,6 +239,18 @@ def test_what_is_to_be_done_in_the_store_waits_for_it_and_for_a_mended_password(
     wait_for(lambda: len(done) == 2, timeout=10, message="both to be done")
 
 
+def test_what_waits_for_the_history_keeps_no_key_waiting() -> None:
+    recorder, done = Recorder(open_store("memory://")), []
+
+    def down() -> None:
+        raise StoreUnavailable("the history's store is another one")
+
+    recorder.later(down, history=True)
+    recorder.later(lambda: done.append(True))
+    recorder.later(lambda: done.append(True))
+    wait_for(lambda: len(done) == 2, timeout=10, message="what the keys need to be done")
+
+
 def test_a_chore_that_is_wrong_is_given_up_and_the_next_is_done(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder(open_store("memory://"))
     done = []

@@ -459,6 +459,16 @@ def test_the_claim_takes_the_last_payload_and_ends_the_window(keys: KeyProtocol)
     assert (keys.record(own.store_key) or claim.record).envelope == "b"
 
 
+def test_a_debounced_run_that_failed_before_its_begin_and_is_kept_is_free_after_its_ttl(keys: KeyProtocol) -> None:
+    first = reserve(keys, fingerprint="a", window=WINDOW, on_failure="keep", ttl=0.3)
+    keys.confirm(first)
+    keys.close(first.ticket, lease=Lease("w", "b"), pid=0, error="revoked")
+    again = debounced(keys, "b")
+    assert (again.created, again.ticket.task_id) == (False, first.ticket.task_id)
+    time.sleep(0.35)
+    assert debounced(keys, "c").created
+
+
 def test_a_debounced_request_whose_producer_died_is_published_by_the_next(keys: KeyProtocol) -> None:
     dead = debounced(keys, "a")
     assert not debounced(keys, "b").created
