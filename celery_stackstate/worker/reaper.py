@@ -140,10 +140,11 @@ class Reaper:
             logger.exception("The history could not be kept up, trying again")
 
     def _purge(self) -> None:
-        """Delete a bounded number of ended entries and of runs beyond their retention, now and then."""
-        if time.monotonic() >= self._purge_at:
-            self._purge_at = time.monotonic() + PURGE_PAUSE
-            self._extension.purge(limit=PURGE_LIMIT)
+        """Delete ended entries and runs beyond their retention, now and then; the next round goes on with the rest."""
+        deadline = time.monotonic() + BUDGET
+        while self._purge_at <= time.monotonic() and self._goes_on(deadline):
+            if self._extension.purge(limit=PURGE_LIMIT) < PURGE_LIMIT:
+                self._purge_at = time.monotonic() + PURGE_PAUSE
 
     def _count(self) -> None:
         """Count the runs of the last day, and now and then those of all the time for which runs are kept."""

@@ -54,6 +54,10 @@ def publish_again(task: Any, request: Any, countdown: float) -> None:
     now = now_micros()
     stamp = read_stamp(carried) or Stamp(first=now, at=now, epoch=0)
     stamp = replace(stamp, waits=stamp.waits + 1, waiting_since=stamp.waiting_since or now)
+    execution = getattr(request, "_stackstate", None)
+    if execution is not None and execution.ticket is not None:
+        # Of a publisher without the extension it has none, and by its new stamp it would be taken for a new run.
+        carried.setdefault("ticket", execution.ticket.dump())
     if not is_newer(carried):
         headers[HEADER] = {**carried, "stamp": stamp.dump(), "waits": True}
     signature = task.signature_from_request(request, countdown=countdown, retries=request.retries)

@@ -113,6 +113,14 @@ def single(self: Task, seconds: float) -> str:
     return "single"
 
 
+@app.task(bind=True, lost_policy="rerun")
+def patient(self: Task, seconds: float) -> str:
+    """Take a while."""
+    note(app, "patient", id=self.request.id)
+    time.sleep(seconds)
+    return "patient"
+
+
 @app.task(bind=True, lost_policy="rerun", max_deliveries=3)
 def survivor(self: Task, until: int, how: str = "child") -> str:
     """Be killed until the body was begun `until` times."""

@@ -262,6 +262,30 @@ def test_a_single_execution_is_taken_over_when_its_worker_is_killed(
 # -- lost_policy="rerun" -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.worker(concurrency=2)
+def test_a_copy_that_waits_for_a_run_is_no_other_run_though_its_publisher_lacks_the_extension(
+    app: Celery, tasks: ModuleType, start_worker: StartWorker
+) -> None:
+    # given
+    done = in_another_process(
+        "import os; from celery import Celery\n"
+        "app = Celery(broker=os.environ['STACKSTATE_TEST_BROKER'])\n"
+        f"app.conf.task_default_queue = {app.conf.task_default_queue!r}\n"
+        "app.send_task('tests.worker.app_features.patient', (1.5,), task_id='plain')\n"
+    )
+    assert done.returncode == 0, done.stderr
+    push(app, messages(app)[0])
+
+    # when
+    worker = start_worker()
+    wait_for(lambda: "[plain] ignored" in worker.logs(), message="the copy to wait", node=worker)
+    run_of(app, "plain", status="SUCCESS", node=worker)
+    time.sleep(3)
+
+    # then
+    assert [note["id"] for note in notes(app, "patient")] == ["plain"]
+
+
 @BOTH
 @pytest.mark.parametrize("key", [None, "k"])
 def test_a_run_whose_child_is_killed_comes_back_under_its_id(
@@ -478,6 +502,19 @@ class TestOutage:
         # then one of them runs, and the other has its outcome
         assert [one.get(timeout=15) for one in results] == [1, 1]
         assert len(notes(app, "plain")) == 1
+
+    @pytest.mark.worker(conf={**SHORT, "stackstate_store_timeout": 1, "stackstate_publish_outage": "publish"})
+    def test_a_debounced_request_that_could_not_be_reserved_is_run_and_leaves_the_key_to_the_next(
+        self, app: Celery, tasks: ModuleType, start_worker: StartWorker, store_server: RedisServer
+    ) -> None:
+        store_server.stop()
+        first = tasks.index.delay(1, text="during")
+        store_server.start()
+        start_worker()
+        assert first.get(timeout=15) == "during"
+        after = tasks.index.delay(1, text="after")
+        assert after.created
+        assert after.get(timeout=15) == "after"
 
 
 # -- options that nobody took ---------------------------------------------------------------------------------------
