@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 LINGER = 7 * 24 * 3600 * 1_000_000
 LONGEST_PARKING = 7 * 24 * 3600.0
+#: Seconds after which the end of an attempt asks no further for locks that it may have been given.
+LONGEST_LOOK = 5.0
 
 T = TypeVar("T")
 
@@ -311,8 +313,12 @@ class HeldLocks:
 
     def abandon(self, holding: Holding) -> None:
         """Give up a lock that was asked for when a time limit struck; its answer may be still to come."""
-        self._abandoned.append(holding)
+        self.look_again_at(holding)
         holding.abandon()
+
+    def look_again_at(self, holding: Holding) -> None:
+        """Give back at the attempt's end what the store may have given although nobody was told."""
+        self._abandoned.append(holding)
 
     def settle(self, retry_in: float | None) -> None:
         """Give back what is left at the attempt's end.
@@ -335,7 +341,8 @@ class HeldLocks:
                 logger.warning("The lock %r lapses by itself: %r", holding.name, error)
 
     def _look_again(self) -> None:
-        while self._abandoned:
+        deadline = time.monotonic() + LONGEST_LOOK
+        while self._abandoned and time.monotonic() < deadline:
             try:
                 self._abandoned.pop().abandon()
             except Exception as error:

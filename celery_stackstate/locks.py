@@ -105,7 +105,8 @@ class Lock:
 
         Raises:
             InTransaction: The caller's database transaction, which the store's writes would join, is open.
-            StoreUnavailable: The store did not answer in time; the lock is not held.
+            StoreUnavailable: The store did not answer in time. It may have given the lock all the same: then it is
+                given back when the attempt ends, if the store answers by then, else it lapses with its TTL.
         """
         return self._acquire() is None
 
@@ -125,7 +126,9 @@ class Lock:
             if holder is None:
                 self._enter(holding)
             return holder
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            if error.maybe_applied and self._owner.held is not None:
+                self._owner.held.look_again_at(holding)
             raise
         except BaseException:  # a time limit struck: the store may have given a lock that nobody would release
             self._abandon(holding)

@@ -45,12 +45,16 @@ def put_surely(
     except StoreUnavailable as error:
         if not error.maybe_applied:
             raise
-    before_each()
-    found = store.get(key)
-    if found is not None and mine(found):
-        return PutResult(True, found)
-    before_each()
-    result = put()
+    try:
+        before_each()
+        found = store.get(key)
+        if found is not None and mine(found):
+            return PutResult(True, found)
+        before_each()
+        result = put()
+    except StoreUnavailable as error:
+        error.maybe_applied = True  # the first one
+        raise
     if not result.applied and result.entry is not None and mine(result.entry):
         return PutResult(True, result.entry)  # the first one arrived behind the look
     return result

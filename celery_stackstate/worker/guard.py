@@ -324,7 +324,9 @@ def _run_claimed(task: Any, execution: Execution, args: Sequence[Any], kwargs: M
         execution.interrupted()
         raise
     else:
-        execution.succeed(checkpoint(task, result), heard=is_heard(task))
+        execution.settle_passed_on()
+        if execution.state != RETRYING:  # retry(throw=False) has published the message with which the run goes on
+            execution.succeed(checkpoint(task, result), heard=is_heard(task))
         return result
     finally:
         held_key.reset(token)

@@ -12,6 +12,7 @@ import pytest
 
 from celery_stackstate.attempt import Delivery, OpenAttempt
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.holding import HeldLocks, LockOwner
 from celery_stackstate.key_protocol import KeyProtocol
 from celery_stackstate.key_record import Attempt, Request, Verdict
 from celery_stackstate.liveness import Lease, renew
@@ -19,6 +20,8 @@ from celery_stackstate.log_tail import LogLimits
 from celery_stackstate.payload import Redactor
 from celery_stackstate.recorder import Recorder
 from celery_stackstate.records import SUCCESS
+from celery_stackstate.scoped import RunContext
+from celery_stackstate.state import State
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import PutResult, RunFacts, RunWrite, Store, StoredEvent
 from celery_stackstate.stores.memory import MemoryStore
@@ -116,6 +119,20 @@ def test_a_claim_whose_answer_was_lost_is_given_back(losing: LosingStore) -> Non
     assert keys.claim(ticket, Attempt(uuid4().hex, HERE, 2, 1)).verdict is Verdict.RUN
     keys.disclaim(ticket, mine)
     assert keys.claim(ticket, Attempt(uuid4().hex, HERE, 1, 1)).verdict is Verdict.BUSY
+
+
+def test_a_lock_that_was_given_although_no_answer_came_is_given_back_at_the_attempts_end(losing: LosingStore) -> None:
+    held = HeldLocks()
+    context = RunContext(LockOwner("job[r]", "execution", "r", held=held), run_id="r")
+    state = State(losing, context, limit=1000)
+    losing.lose_puts = losing.lose_gets = 1
+    with pytest.raises(StoreUnavailable) as caught:
+        state.lock("l", ttl=3600).acquire()
+    assert caught.value.maybe_applied
+    losing.lose_puts = losing.lose_gets = 0
+    assert state.lock_info("l") is not None
+    held.settle(None)
+    assert state.lock_info("l") is None
 
 
 def test_a_lock_whose_renewal_lost_its_answer_is_released_all_the_same(losing: LosingStore) -> None:

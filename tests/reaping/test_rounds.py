@@ -164,6 +164,17 @@ def test_nobody_is_judged_while_the_store_is_not_steady(extension: StackState, s
     assert [run(extension, name).status for name in ("r", "begun", "copy")] == [LOST, LOST, LOST]
 
 
+def test_a_purge_goes_on_until_nothing_is_left(
+    extension: StackState, the_reaper: Reaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "PURGE_LIMIT", 10)
+    for number in range(35):
+        extension.store.put(b"ended %d" % number, b"", ttl=1)
+    time.sleep(0.01)
+    the_reaper.round()
+    assert extension.store.purge() == 0
+
+
 def test_a_purge_comes_once_a_minute(extension: StackState, the_reaper: Reaper) -> None:
     the_reaper.round()
     assert "purge" not in round_of(extension, the_reaper)[0]

@@ -171,6 +171,18 @@ def test_twenty_processes_at_once_publish_one_message(app: Celery, tasks: Module
     assert [got[0][0]] == [message.headers["id"] for message in messages(app)]
 
 
+def test_a_retry_that_was_published_without_an_exception_runs_under_the_key(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    tasks.goes_on_quietly.apply_async(idempotency_key="k")
+    wait_for(lambda: len(notes(app, "goes on")) == 2, message="the retry", node=celery_worker)
+    settled(app, "k", tasks.goes_on_quietly.name, "SUCCEEDED", celery_worker)
+    assert [note["retries"] for note in notes(app, "goes on")] == [0, 1]
+    found = record(app, "k", tasks.goes_on_quietly.name)
+    assert found is not None
+    assert found.result == "1"
+
+
 @BOTH
 def test_the_options_never_reach_the_broker(app: Celery, tasks: ModuleType) -> None:
     # when
