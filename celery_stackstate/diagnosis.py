@@ -169,7 +169,8 @@ def _tasks(stackstate: StackState, *, ready: bool) -> Iterator[Finding]:
             WARNING,
             "acks_late",
             f"is off for {_some(early)}, whose runs have keys: when a worker dies, their message is gone, and the run "
-            "is LOST until somebody asks again; set acks_late=True, which a key makes safe",
+            "is LOST until somebody asks again; set acks_late=True, which a key makes safe, and beside it "
+            "reject_on_worker_lost=True, for a pool process that is killed alone",
         )
 
 

@@ -71,7 +71,7 @@ class ValueTooLarge(StackStateError, ValueError):
 
 
 class NotACounter(StackStateError, TypeError):
-    """The key holds a value where a counter is needed, or a counter where a value is needed."""
+    """The key holds a value where a counter is needed."""
 
 
 class CounterRange(StackStateError, ArithmeticError):

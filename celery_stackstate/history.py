@@ -122,17 +122,18 @@ def tree_of(root: Run, others: Iterable[Run]) -> RunTree:
 
 
 def told_once(events: Iterable[StoredEvent]) -> list[StoredEvent]:
-    """Return events with each receipt, and without an end that was told again later.
+    """Return events with each receipt, and each end once.
 
-    Celery, or two processes, tell some ends twice. A receipt is told by the start of its attempt, and by itself if that
-    was long in coming.
+    Celery, or two processes, tell some ends twice: of these the last counts, for it says more. Of a loss the first
+    does: whoever takes the run up later finds again what was lost long ago. A receipt is told by the start of its
+    attempt, and by itself if that was long in coming.
     """
-    latest: dict[tuple[str, str], str] = {}
+    told: dict[tuple[str, str], str] = {}
     events = _with_receipts(list(events))
     for event in events:
-        if event.uid.startswith(facts.END):
-            latest[_end_of(event)] = event.uid
-    return [event for event in events if latest.get(_end_of(event), event.uid) == event.uid]
+        if event.uid.startswith(facts.END) and not (event.name == "lost" and _end_of(event) in told):
+            told[_end_of(event)] = event.uid
+    return [event for event in events if told.get(_end_of(event), event.uid) == event.uid]
 
 
 def _with_receipts(events: list[StoredEvent]) -> list[StoredEvent]:

@@ -155,7 +155,8 @@ class Holding:
         return found if found is not None and self._is_mine(found) else None
 
     def _gone(self) -> LockLost:
-        return LockLost(f"the lock {self.name!r} is not held any more", name=self.name)
+        text = "its TTL ran out, or it was released by force; nothing was written, and what it guards may have changed"
+        return LockLost(f"the lock {self.name!r} is not held any more: {text}", name=self.name)
 
     # -- taking, prolonging, giving back ---------------------------------------------------------------------------
 

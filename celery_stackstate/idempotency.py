@@ -47,7 +47,9 @@ class Idempotency:
             ConfigurationError: `prefix` without a task, or an `after` that is no `next`.
         """
         if prefix and task is None:
-            raise ConfigurationError("a prefix of keys needs task=, the task's name or '' for keys of scope 'app'")
+            raise ConfigurationError(
+                "a prefix of keys needs the task they were used for: task=..., or --task; '' for keys of scope 'app'"
+            )
         within = pack(IDEMPOTENCY, _scope(task or None, None), prefix) if task is not None else IDEMPOTENCY + b"\0"
         found = self._store.scan(within, after=_from_cursor(after), limit=limit)
         last = urlsafe_b64encode(found[-1].key).decode() if len(found) == limit else None

@@ -268,6 +268,30 @@ def test_a_misspelled_option_is_refused_wherever_it_is_given(app: Celery, option
     assert not StackState.of(app).idempotency.list().items
 
 
+@pytest.mark.parametrize(
+    ("attribute", "meant"),
+    [
+        ("idempotencykey", "idempotency_key"),
+        ("idempotency_keyy", "idempotency_key"),
+        ("lost_polcy", "lost_policy"),
+        ("single_executions", "single_execution"),
+        ("max_delivery", None),
+        ("bounce", None),
+    ],
+)
+def test_a_misspelled_attribute_is_refused_when_the_task_is_defined(
+    app: Celery, attribute: str, meant: str | None
+) -> None:
+    def define() -> None:
+        app.task(shared=False, name="pay", **{attribute: "rerun"})(strict).delay(1)
+
+    if meant is None:
+        define()
+        return
+    with pytest.raises(ConfigurationError, match=f"the task pay: {attribute} is not an option; did you mean {meant}"):
+        define()
+
+
 def test_options_of_celery_and_of_transports_pass(app: Celery) -> None:
     task = app.task(shared=False, name="pay")(strict)
     options = {"MessageGroupId": "g", "MessageDeduplicationId": "d", "mandatory": True, "once": {"graceful": True}}

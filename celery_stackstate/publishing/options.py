@@ -97,8 +97,14 @@ def check_attributes(task_class: Any) -> None:
     """Check the attributes of a task that are ours, when it is bound.
 
     Raises:
-        ConfigurationError: One has a wrong value, is a method, or names an argument that the task does not have.
+        ConfigurationError: One has a wrong value, is a method, or names an argument that the task does not have; or the
+            decorator was given one whose name is nearly that of another.
     """
+    if "_decorated" in vars(task_class):
+        for name in vars(task_class):
+            meant = _meant(name, ATTRIBUTES)
+            if meant:  # Celery would take it for an attribute of the project's own, and nobody would miss the promise
+                raise ConfigurationError(f"the task {task_class.name}: {name} is not an option; did you mean {meant}?")
     values = {name: getattr(task_class, name, None) for name in ATTRIBUTES}
     for name, value in values.items():
         owner = next(base for base in task_class.__mro__ if name in vars(base))
@@ -122,8 +128,14 @@ def _what_is_wrong_with(name: str) -> str | None:
         return f"{name} is an attribute of the task, not an option of a call"
     if name.startswith(("idempot", "debounce")):
         return f"{name} is not an option; there are {', '.join(OPTION_NAMES)}"
-    meant = get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.87)
-    return f"{name} is not an option; did you mean {meant[0]}?" if meant else None
+    meant = _meant(name, OPTION_NAMES)
+    return f"{name} is not an option; did you mean {meant}?" if meant else None
+
+
+@lru_cache(maxsize=1024)
+def _meant(name: str, names: tuple[str, ...]) -> str | None:
+    """Return which of `names` a name is nearly, but not; None when it is one of them or like none."""
+    return None if name in names else next(iter(get_close_matches(name, names, n=1, cutoff=0.87)), None)
 
 
 # -- inside --------------------------------------------------------------------------------------------------------

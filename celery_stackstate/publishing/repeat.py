@@ -76,7 +76,8 @@ def repeat(extension: StackState, run_id: str, given: Mapping[str, Any]) -> Any:
     kept = extension.store.get(pack(PRIVATE, "", run_id))
     if kept is None or not isinstance(kept.value, bytes):
         raise NotRepeatable(
-            f"the run {run_id} cannot be run again: what it was asked for is kept only of tasks with keep_payload=True"
+            f"the run {run_id} cannot be run again: there is none, or what it was asked for was not kept, which needs "
+            f"keep_payload=True on its task"
         )
     text, new_id = kept.value.decode(), str(uuid4())
     envelope = Envelope.load(text)

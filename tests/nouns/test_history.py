@@ -131,6 +131,20 @@ def test_a_late_success_corrects_an_attempt_thought_lost(store: Store) -> None:
     assert (run.status, run.result, [one.status for one in run.attempts]) == (SUCCESS, "late", [SUCCESS])
 
 
+def test_whoever_takes_a_lost_run_up_does_not_move_the_moment_of_its_loss(store: Store) -> None:
+    (start,) = attempt("r", 11, None)
+    began = start.events[0]
+
+    def lost(seconds: int) -> RunWrite:
+        at = began.at + seconds * 1_000_000
+        told = {"error_type": "Lost", "error": "gone"}
+        return facts.ended("r", FACTS, 11, LOST, execution=began.execution, at=at, keep=keep, data=told)
+
+    store.append([queued("r", 10), start, lost(30)])
+    store.append([lost(86_400)])
+    assert [(one.status, one.runtime) for one in read(store, "r").attempts] == [(LOST, 30.0)]
+
+
 def test_clocks_that_disagree_do_not_turn_the_order_around() -> None:
     ahead = facts.next_epoch(facts.next_epoch() + 3_600_000)
     assert facts.rank("STARTED", facts.next_epoch(ahead)) > facts.rank("QUEUED", ahead)
