@@ -60,6 +60,18 @@ class Counted:
             return self
         return replace(self, by_task={name: counts for name, counts in self.by_task.items() if name == task})
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether there may have been more runs than it was counted to."""
+        return sum(sum(counts.values()) for counts in self.by_task.values()) >= CAP
+
+    def beside(self, before: Counted | None) -> Counted:
+        """Return it with what was counted `before` of runs that were purged since, which it cannot tell of."""
+        if before is None:
+            return self
+        merged = {task: _beside(self.by_task.get(task, {}), counts) for task, counts in before.by_task.items()}
+        return replace(self, by_task={**self.by_task, **merged})
+
     def is_due(self, now: int) -> bool:
         """Return whether it is worth counting again: the older it is, the more seldom."""
         if self.is_final:
@@ -101,14 +113,14 @@ class Tallies:
                 continue
             if time.monotonic() >= deadline:
                 break
-            bucket = self._count(start, now)
+            bucket = self._count(start, now, known.get(start))
             value = json.dumps({"at": bucket.at, "runs": bucket.by_task}).encode()
             self._store.put(_key(start), value, ttl=max(SECOND, start + WIDTH + round(keep * SECOND) - now))
             counted += 1
         return counted
 
     def read(self, since: int, until: int) -> tuple[list[Counted], bool]:
-        """Return the buckets of a time, those that are not current counted now, and whether all of those were.
+        """Return the buckets of a time, those that are not current counted now, and whether all were, to the last run.
 
         Both ends are moved to whole buckets.
         """
@@ -121,18 +133,19 @@ class Tallies:
             if (kept is None and start >= first) or (kept is not None and not kept.is_current(now)):
                 if own < OWN:
                     own += 1
-                    kept = self._count(start, now)
+                    kept = self._count(start, now, kept)
                 else:
                     exact = False
             if kept is not None:
                 found.append(kept)
+                exact = exact and not kept.is_cut
         return found[::-1], exact
 
-    def _count(self, start: int, now: int) -> Counted:
+    def _count(self, start: int, now: int, before: Counted | None) -> Counted:
         by_task: dict[str, dict[str, int]] = {}
         for tally in self._store.tally(start, start + WIDTH, cap=CAP):
             by_task.setdefault(tally.task or "", {})[tally.status] = tally.runs
-        return Counted(start, now, by_task)
+        return Counted(start, now, by_task).beside(before)
 
     def _kept(self, since: int, until: int) -> dict[int, Counted]:
         return {counted.start: counted for counted in self._scan(since, until)}
@@ -151,6 +164,17 @@ class Tallies:
             if len(entries) < PAGE:
                 return
             after = entries[-1].key
+
+
+def _beside(now: Mapping[str, int], before: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the counts of a task; where runs are gone since they were counted `before`, with those that had ended.
+
+    Runs of a bucket do not become fewer but by a purge: only then is a smaller number no news.
+    """
+    if sum(now.values()) >= sum(before.values()):
+        return now
+    ended = {status: max(number, now.get(status, 0)) for status, number in before.items() if status in FINISHED}
+    return {**now, **ended}
 
 
 def added(buckets: Iterable[Counted]) -> dict[str, dict[str, int]]:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from celery_stackstate import facts
+from celery_stackstate import facts, tallies
 from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.facts import now_micros
 from celery_stackstate.keys import TALLY, pack
@@ -93,6 +93,39 @@ def test_what_was_counted_stays_when_the_runs_are_purged(store: Store) -> None:
     fill(store, hours=24)
     assert Runs(store).delete("0", "1", "2", "3") == 4
     assert flat(Runs(store).counts())["import", SUCCESS] == 5
+
+
+def test_what_is_counted_again_keeps_what_was_purged_since(store: Store) -> None:
+    created = now_micros() - 2 * HOUR
+    for number in range(4):
+        add(store, str(number), "import", SUCCESS, created)
+    add(store, "lost", "import", LOST, created)
+    add(store, "goes on", "import", STARTED, created)
+    fill(store, hours=24)
+    Runs(store).delete("0", "1", "2")
+    store.append([RunWrite("goes on", facts.rank(FAILURE, 2), RunFacts(), RunStanding(FAILURE))])
+    for _ in range(2):
+        assert flat(Runs(store).counts()) == {("import", SUCCESS): 4, ("import", LOST): 1, ("import", FAILURE): 1}
+        store.put(pack(TALLY, "", f"{created - created % WIDTH:020d}"), _aged(store, created))
+        fill(store, hours=24)
+
+
+def _aged(store: Store, created: int) -> bytes:
+    """Return what is kept of a bucket as if it had been counted long ago, so that it is due."""
+    entry = store.get(pack(TALLY, "", f"{created - created % WIDTH:020d}"))
+    assert entry is not None
+    assert isinstance(entry.value, bytes)
+    value = json.loads(entry.value)
+    return json.dumps({**value, "at": value["at"] - HOUR}).encode()
+
+
+def test_a_number_that_was_cut_is_not_exact(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tallies, "CAP", 5)
+    for number in range(7):
+        add(store, str(number), "import", SUCCESS, now_micros() - 2 * HOUR)
+    assert not Runs(store).counts().exact
+    fill(store, hours=24)
+    assert not Runs(store).counts().exact
 
 
 def test_an_old_bucket_that_is_over_is_counted_once() -> None:
