@@ -37,7 +37,7 @@ DAY = 86_400.0
 DEFAULT_RETENTION: Mapping[str, float] = {FAILURE: 30 * DAY, LOST: 30 * DAY}
 
 #: Up to the last @, since a password may hold what belongs encoded: / ? # @ and the colon.
-_SECRET_LOGIN = re.compile(r"(?<=://)([^/?#:@]*):.*@", re.DOTALL)
+_SECRET_LOGIN = re.compile(r"(?<=://)([^/?#:]*):.*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"(?<=[?&])(\w*(?:password|passwd|passfile|secret)\w*)=[^&]*", re.IGNORECASE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from celery_stackstate.facts import Stamp
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
 
 MAX_ERROR = 2000
+BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def request_details(
@@ -53,7 +55,7 @@ def text_of(run_id: Any) -> str | None:
 def arguments(extension: StackState, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a run as they may be shown."""
     redactor = extension.redactor
-    shown_args, shown_kwargs = redactor.arguments(args, kwargs, _parameter_names(task))
+    shown_args, shown_kwargs = redactor.arguments(args, kwargs, _names_of(task, len(args)))
     positional, named = redactor.snapshot(shown_args, "args"), redactor.snapshot(shown_kwargs, "kwargs")
     return {
         "args": positional.value,
@@ -73,8 +75,12 @@ def error_details(extension: StackState, error: Any, einfo: Any, traceback: Any)
     }
 
 
-def _parameter_names(task: Any) -> list[str]:
+def _names_of(task: Any, count: int) -> list[str]:
+    """Return the names of the parameters that take `count` positional arguments; `*args` takes all the rest."""
     try:
-        return list(signature(task.run).parameters) if task is not None else []
+        parameters = signature(task.run).parameters.values() if task is not None else ()
     except (TypeError, ValueError):
         return []
+    names = [parameter.name for parameter in parameters if parameter.kind in BY_POSITION]
+    rest = [parameter.name for parameter in parameters if parameter.kind is Parameter.VAR_POSITIONAL]
+    return names + rest * max(0, count - len(names))

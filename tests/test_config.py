@@ -136,6 +136,9 @@ def test_a_password_is_not_shown() -> None:
         hide_password("sentinel://me:secret@a:1,b:2/m/0?sentinel_password=s&ssl_password=t&x=1")
         == "sentinel://me:***@a:1,b:2/m/0?sentinel_password=***&ssl_password=***&x=1"
     )
+    assert (
+        hide_password("postgresql://me@db:s3cret@db.azure.com:5432/x") == "postgresql://me@db:***@db.azure.com:5432/x"
+    )
     for password in ("s3c/ret", "s3c?ret", "s3c#ret", "s3/c@r#e?t"):
         assert hide_password(f"postgresql://app:{password}@db/shop?x=1") == "postgresql://app:***@db/shop?x=1"
     assert hide_password("sqlite:////x") == "sqlite:////x"

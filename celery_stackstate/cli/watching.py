@@ -86,6 +86,7 @@ class Followed:
     def __init__(self, stackstate: StackState, run_id: str) -> None:
         self._runs, self.run_id = stackstate.runs, run_id
         self.run: Run | None = None
+        self.is_deleted = False
         self._seen: set[tuple[object, str, str | None]] = set()
         self._last: LogLine | None = None
         self._due = 0.0
@@ -99,6 +100,7 @@ class Followed:
     def read(self) -> Told:
         """Return what there is since the last time."""
         before, found = self.run, self._runs.find(RunQuery(ids=(self.run_id,), limit=1))
+        self.is_deleted = before is not None and not found
         if not found:
             return Told(False, [], [])
         self.run = found[0]
@@ -157,8 +159,12 @@ def _as_text(followed: Followed) -> Run:
 
 def _outcome(followed: Followed) -> Run:
     if followed.outcome is None:
-        raise Wrong(f"the run {followed.run_id!r} was deleted meanwhile")
+        raise _deleted(followed)
     return followed.outcome
+
+
+def _deleted(followed: Followed) -> Wrong:
+    return Wrong(f"the run {followed.run_id!r} was deleted meanwhile")
 
 
 def _following(followed: Followed, wait: Callable[[StoreUnavailable], None]) -> Iterator[Told]:
@@ -173,6 +179,8 @@ def _following(followed: Followed, wait: Callable[[StoreUnavailable], None]) -> 
             continue
         if followed.run is None and time.monotonic() > give_up:
             raise Wrong(f"no run {followed.run_id!r} is recorded")
+        if followed.is_deleted:
+            raise _deleted(followed)
         yield told
         if settled and followed.over:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,16 @@ def test_a_run_that_nobody_knows_is_waited_for_a_little(history: Celery, tmp_pat
     assert (done.returncode, done.stdout) == (1, "")
     assert "no run 'nope'" in done.stderr
     assert time.monotonic() - began > 5
+
+
+def test_a_run_that_is_deleted_meanwhile_ends_the_watching(history: Celery, tmp_path: Path) -> None:
+    stackstate = StackState.of(history)
+    stackstate.runs_store.append([RunWrite("waits", 0, RunFacts(task="shop.pay"), RunStanding("QUEUED"))])
+    later = threading.Timer(3, stackstate.forget, ["waits"])
+    later.start()
+    done = run(tmp_path, "stackstate", "watch", "waits")
+    later.join()
+    assert (done.returncode, "the run 'waits' was deleted meanwhile" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("columns", [80, 160])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
 
 from celery_stackstate.config import DEFAULT_REDACT
+from celery_stackstate.details import arguments
 from celery_stackstate.payload import REDACTED, Hook, Redactor
 
 CARD = "4242424242424242"
@@ -92,6 +94,26 @@ def test_card_numbers_go_and_other_numbers_stay(redactor: Redactor) -> None:
 def test_positional_arguments_are_redacted_by_the_name_of_their_parameter(redactor: Redactor) -> None:
     args, kwargs = redactor.arguments(("me", "hunter2", 3), {"n": 1}, ["user", "password"])
     assert (args, kwargs) == (["me", REDACTED, 3], {"n": 1})
+
+
+def many(host: str, *passwords: str, note: str = "") -> None: ...
+def noted(*items: str, password: str = "") -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "shown"),
+    [
+        (many, ("h", "p1", "p2"), ["h", REDACTED, REDACTED]),
+        (noted, ("a", "b"), ["a", "b"]),
+        (None, ("a",), ["a"]),
+    ],
+)
+def test_the_name_of_star_args_is_that_of_each_of_them(
+    function: Any, args: tuple[str, ...], shown: list[str], redactor: Redactor
+) -> None:
+    task = None if function is None else SimpleNamespace(run=function)
+    extension: Any = SimpleNamespace(redactor=redactor)
+    assert arguments(extension, task, args, {})["args"] == shown
 
 
 class Login(NamedTuple):

@@ -93,7 +93,14 @@ IN_JSON = json.dumps({"a": 1, "password": QUOTED, "user": "bob"})
         # by their form
         ("postgres://bob:hun@ter2@db/shop", ["hun", "ter2"], ["postgres://bob:", "@db/shop"]),
         ("postgresql://bob:hun/ter2@db/shop", ["hun", "ter2"], ["@db/shop"]),
+        (
+            "postgresql://admin@srv:S3cret@srv.example.com:5432/db",
+            ["S3cret"],
+            ["admin@srv:", "@srv.example.com:5432/db"],
+        ),
+        ("smtp://me@gmail.com:apppw123@smtp.gmail.com:587", ["apppw123"], ["@smtp.gmail.com:587"]),
         ("http://db:8080/a@b", [], ["http://db:8080/a@b"]),
+        ("ssh://git@db:22/a@b", [], ["ssh://git@db:22/a@b"]),
         ('{"url":"http://h:8080","mail":"a@b"}', [], ['{"url":"http://h:8080","mail":"a@b"}']),
         ("-----BEGIN RSA PRIVATE KEY-----\nhun\nter2\n-----END RSA PRIVATE KEY-----\nn", ["hun", "ter2"], ["\nn"]),
     ],
