@@ -7,7 +7,13 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from celery_stackstate import codec
-from celery_stackstate.errors import ConfigurationError, NotSerializable, ValueTooLarge, VersionConflict
+from celery_stackstate.errors import (
+    ConfigurationError,
+    NotSerializable,
+    StoreUnavailable,
+    ValueTooLarge,
+    VersionConflict,
+)
 from celery_stackstate.keys import STATE, check_key, check_key_prefix, pack, unpack
 from celery_stackstate.locks import Lock
 from celery_stackstate.records import Entry, Page, from_micros
@@ -193,7 +199,11 @@ class Values(Scoped):
         """
         removed, after = 0, None
         while found := self._scan(prefix, PAGE, after):
-            removed += self._store.remove_all([entry.key for entry in found])
+            try:
+                removed += self._store.remove_all([entry.key for entry in found])
+            except StoreUnavailable as error:
+                error.maybe_applied = error.maybe_applied or removed > 0
+                raise
             after = unpack(found[-1].key)[2]
         return removed
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores.entry_data import (
     INT64_MAX,
     INT64_MIN,
@@ -240,8 +240,12 @@ class Store(ABC):
         for put in puts:
             check_key(put.key)
             check_value(put.value)
-        for put in puts:
-            self.put(put.key, put.value, expect=put.expect)
+        for done, put in enumerate(puts):
+            try:
+                self.put(put.key, put.value, expect=put.expect)
+            except StoreUnavailable as error:
+                error.maybe_applied = error.maybe_applied or done > 0
+                raise
 
     @abstractmethod
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
@@ -262,7 +266,14 @@ class Store(ABC):
             raise ValueError(f"what is removed has a version or any, not {expect!r}")
         for key in keys:
             check_key(key)
-        return sum(self.remove(key, expect=expect) is not None for key in keys)
+        removed = 0
+        for key in keys:
+            try:
+                removed += self.remove(key, expect=expect) is not None
+            except StoreUnavailable as error:
+                error.maybe_applied = error.maybe_applied or removed > 0
+                raise
+        return removed
 
     @abstractmethod
     def add(

@@ -23,6 +23,7 @@ TROUBLES = {
     1205: Trouble.COLLISION,
     1020: Trouble.COLLISION,
     1146: Trouble.NO_TABLE,
+    **dict.fromkeys((1290, 1792, 1836), Trouble.READ_ONLY),
     **dict.fromkeys((1044, 1045, 1049, 1142, 1143, 1227, 1698, 2059), Trouble.SETUP),
     **dict.fromkeys((1264, 1300, 1366, 1406), Trouble.DATA),
     # The server closes the connection with these, but it has done nothing.

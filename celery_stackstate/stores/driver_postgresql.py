@@ -24,6 +24,7 @@ MIGRATION_LOCK = 0x57AC57A7E
 TROUBLES = {
     "40001": Trouble.COLLISION,
     "40P01": Trouble.COLLISION,
+    "25006": Trouble.READ_ONLY,
     "42P01": Trouble.NO_TABLE,
     "42501": Trouble.SETUP,
     "3D000": Trouble.SETUP,
@@ -31,7 +32,11 @@ TROUBLES = {
     "28P01": Trouble.SETUP,
 }
 #: What the server says before it gives errors a code that the driver hands on.
-SETUP_WORDS = ("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied", "not permitted")
+SETUP_WORDS = (
+    *("authentication failed", "no pg_hba.conf entry", "does not exist", "permission denied", "not permitted"),
+    *("invalid connection option", "invalid sslmode value", "invalid integer value"),
+)
+FULL_WORDS = ("too many connections", "too many clients", "remaining connection slots")
 
 _connecting = threading.local()
 
@@ -128,12 +133,16 @@ class PostgreSQLDriver(Driver):
         state = getattr(error, "sqlstate", None) or ""
         if state in TROUBLES:
             return TROUBLES[state]
+        if state == "0A000" and "during recovery" in str(error):  # BEGIN READ WRITE on a standby
+            return Trouble.READ_ONLY
         if state.startswith("22"):
             return Trouble.DATA
         if state and not state.startswith(("08", "57P", "58")):
             return Trouble.REFUSED
         if isinstance(error, psycopg.DataError):
             return Trouble.DATA
+        if any(words in str(error) for words in FULL_WORDS):
+            return Trouble.REFUSED
         return Trouble.SETUP if any(words in str(error) for words in SETUP_WORDS) else Trouble.LOST
 
     def in_autocommit(self, connection: psycopg.Connection[Any]) -> bool:

@@ -22,12 +22,18 @@ class Trouble(Enum):
     REFUSED = "refused"
     #: There was no answer.
     LOST = "lost"
+    #: The server takes no writes any more: after a failover another one does, to whom a new connection may lead.
+    READ_ONLY = "read-only"
     #: What was to be written cannot be written.
     DATA = "data"
     #: The account, its rights or the database are not what they must be.
     SETUP = "setup"
     #: The tables are not there.
     NO_TABLE = "no table"
+
+
+#: After these a connection is of no use, and those beside it may not be either.
+OVER = (Trouble.LOST, Trouble.READ_ONLY)
 
 
 class Driver(ABC):

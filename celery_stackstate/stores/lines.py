@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celery_stackstate.errors import StoreUnavailable
-from celery_stackstate.stores.drivers import Driver, Trouble
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.stores.drivers import OVER, Driver
 from celery_stackstate.stores.schema import Execute
 from celery_stackstate.stores.slots import Slot, Slots
 
@@ -25,8 +25,8 @@ inherited: list[Any] = []
 class Pool:
     """The idle connections of one process, of which it keeps `size`, and how many it may have in all."""
 
-    def __init__(self, driver: Driver, size: int, overflow: int) -> None:
-        self.driver, self.size, self.slots = driver, size, Slots(size + overflow)
+    def __init__(self, driver: Driver, size: int, overflow: int, slots: Slots | None = None) -> None:
+        self.driver, self.size, self.slots = driver, size, slots or Slots(size + overflow)
         self.idle: deque[Any] = deque()
         self.closed = False
         self._pid = os.getpid()
@@ -83,7 +83,13 @@ class Line:
         if self.slot is None:
             self.asking = False
             return False
-        self.connection = self.pool.connection(deadline)
+        try:
+            self.connection = self.pool.connection(deadline)
+        except self.pool.driver.errors as error:
+            self.asking = self.pool.driver.trouble(error) in OVER  # a server that is full has no ill connections
+            raise
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"stackstate_url: an option of the URL is wrong: {error}") from error
         self.asking = False
         return True
 
@@ -100,7 +106,7 @@ class Line:
         try:
             answer = ask()
         except self.pool.driver.errors as error:
-            self.asking = self.pool.driver.trouble(error) is Trouble.LOST
+            self.asking = self.pool.driver.trouble(error) in OVER
             raise
         self.asking = False
         return answer

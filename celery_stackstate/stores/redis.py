@@ -138,8 +138,7 @@ class RedisStore(RedisRuns):
             rules.check_put(put.key, put.value, put.expect, None, None)
         calls = [(self._keys(put.key), _put_args(put.key, put.value, put.expect, None, None, 0)) for put in puts]
         deadline = self._client.deadline()
-        for start in range(0, len(calls), PIPELINE):
-            self._client.run_each("put", calls[start : start + PIPELINE], deadline=deadline)
+        rules.in_batches(calls, PIPELINE, lambda some: len(self._client.run_each("put", some, deadline=deadline)))
 
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
         """Remove the live entry of `key` and return it, atomically."""
@@ -152,11 +151,12 @@ class RedisStore(RedisRuns):
         for key in keys:
             rules.check_remove(key, expect)
         calls = [(self._keys(key), (key, _expected(expect))) for key in keys]
-        deadline, removed = self._client.deadline(), 0
-        for start in range(0, len(calls), PIPELINE):
-            answers = self._client.run_each("remove", calls[start : start + PIPELINE], deadline=deadline)
-            removed += sum(shown is not None for _, shown in answers)
-        return removed
+        deadline = self._client.deadline()
+
+        def remove(some: Sequence[Any]) -> int:
+            return sum(shown is not None for _, shown in self._client.run_each("remove", some, deadline=deadline))
+
+        return rules.in_batches(calls, PIPELINE, remove)
 
     def add(
         self,

@@ -179,7 +179,7 @@ class RedisRuns(Store):
         deadline = self._client.deadline()
         return rules.removed(run_ids, BATCH, lambda ids: self._remove_some(ids, deadline))
 
-    def _remove_some(self, run_ids: list[str], deadline: float) -> int:
+    def _remove_some(self, run_ids: Sequence[str], deadline: float) -> int:
         args = [self._base, *run_ids]
         count: int = self._client.run("remove_runs", [self._base + b"x:all"], args, deadline=deadline)
         return count

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.stores import rules
 
 Address = tuple[str, int]
 
@@ -19,7 +20,6 @@ SENTINEL_PORT = 26379
 CLUSTER = ("redis+cluster", "rediss+cluster")
 ENCRYPTED = ("rediss", "valkeys", "rediss+cluster")
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ca_path")
-ENCODED = "in a user or password / ? # @ : [ ] and % are percent-encoded"
 FORMS = {
     "sentinel": "sentinel://user:password@host:26379,host2:26379/master-name/0",
     "redis+cluster": "redis+cluster://user:password@host:7000,host2:7001",
@@ -61,7 +61,7 @@ def parse(redis: Any, url: str, timeout: float) -> Target:
 def _target(redis: Any, url: str, scheme: str, timeout: float) -> Target:
     parts = _split(url)
     if "@" in parts.path or parts.fragment:
-        raise ValueError(ENCODED)
+        raise ValueError(rules.ENCODED)
     user, at, names = parts.netloc.rpartition("@")
     path = [unquote(part) for part in parts.path.split("/") if part]
     query = dict(parse_qsl(parts.query))
@@ -84,7 +84,7 @@ def _target(redis: Any, url: str, scheme: str, timeout: float) -> Target:
     if scheme in CLUSTER and options.get("db"):
         raise ConfigurationError("stackstate_url: a cluster has database 0 only; separate by stackstate_prefix instead")
     if len(path) > 1 or (path and not path[0].isdigit()):
-        raise ValueError(f"behind the slash stands the number of a database; {ENCODED}")
+        raise ValueError(f"behind the slash stands the number of a database; {rules.ENCODED}")
     others = {**options, "username": None, "password": None, "db": 0, **sentinel} if master else None
     return Target(hosts, connection_class, options, size, scheme in CLUSTER, master, others)
 
@@ -101,14 +101,14 @@ def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        raise ValueError(f"its host cannot be read; {ENCODED}") from None
+        raise ValueError(f"its host cannot be read; {rules.ENCODED}") from None
 
 
 def _port_of(part: SplitResult) -> int | None:
     try:
         return part.port
     except ValueError:
-        raise ValueError(f"a port is a number from 0 to 65535; {ENCODED}") from None
+        raise ValueError(f"a port is a number from 0 to 65535; {rules.ENCODED}") from None
 
 
 def _is_true(word: str) -> bool:

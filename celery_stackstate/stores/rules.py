@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores.base import (
@@ -24,10 +24,15 @@ from celery_stackstate.stores.base import (
     check_value,
 )
 
+T = TypeVar("T")
+
 #: The latest moment that every store keeps exactly (the year 2255); what lies beyond is kept as this.
 MAX_MOMENT = 2**53 - 1
 
 MAX_PREFIX_BYTES = 64
+
+#: What those may not know whose URL cannot be read.
+ENCODED = "in a user or password / ? # @ : [ ] and % are percent-encoded"
 
 #: The longest run id, execution and uid, in characters.
 MAX_NAME = 255
@@ -198,16 +203,21 @@ def key_after(prefix: bytes) -> bytes | None:
     return head[:-1] + bytes((head[-1] + 1,)) if head else None
 
 
-def removed(run_ids: Sequence[str], batch: int, remove: Callable[[list[str]], int]) -> int:
-    """Remove runs by `remove`, so many at once, and return how many there were."""
-    ids, count = list(dict.fromkeys(run_ids)), 0
-    for start in range(0, len(ids), batch):
+def in_batches(items: Sequence[T], size: int, do: Callable[[Sequence[T]], int]) -> int:
+    """Do so many at once, and return the sum; an error says whether an earlier batch has changed something."""
+    count = 0
+    for start in range(0, len(items), size):
         try:
-            count += remove(ids[start : start + batch])
+            count += do(items[start : start + size])
         except StoreUnavailable as error:
             error.maybe_applied = error.maybe_applied or count > 0
             raise
     return count
+
+
+def removed(run_ids: Sequence[str], batch: int, remove: Callable[[Sequence[str]], int]) -> int:
+    """Remove runs by `remove`, so many at once, and return how many there were."""
+    return in_batches(list(dict.fromkeys(run_ids)), batch, remove)
 
 
 def position(row: RunRow) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from celery_stackstate.errors import CounterRange, NotACounter
+from celery_stackstate.errors import CounterRange, NotACounter, StoreUnavailable
 from celery_stackstate.stores import rules, sql_at_once
 from celery_stackstate.stores.base import Expect, Guard, GuardFailed, Put, PutResult, StoredEntry, check_key
 from celery_stackstate.stores.schema import Execute
@@ -45,6 +45,9 @@ PURGEABLE = 'SELECT "key" FROM stackstate_entry WHERE prefix = ? AND purge_at <=
 
 class SQLStore(SQLRuns):
     """A store over SQL tables that its subclass connects to."""
+
+    #: So many a transaction of a purge deletes; fewer after one that took too long, for a run may have a million rows.
+    _purge_chunk = CHUNK
 
     # -- entries ---------------------------------------------------------------------------------------------------
 
@@ -137,25 +140,26 @@ class SQLStore(SQLRuns):
         deadline = self._deadline()
         # In one order, so that no two of these wait for each other.
         ordered = sorted(puts, key=lambda put: put.key)
-        for start in range(0, len(ordered), CHUNK):
-            self._put_some(ordered[start : start + CHUNK], deadline)
+        rules.in_batches(ordered, CHUNK, lambda some: self._put_some(some, deadline))
 
-    def _put_some(self, puts: Sequence[Put], deadline: float) -> None:
-        if self._dialect.writes_at_once and all(sql_at_once.fits(put.expect) for put in puts):
+    def _put_some(self, puts: Sequence[Put], deadline: float) -> int:
+        # A row that is to be made may be deleted before it is locked; one of a version is then as good as another's.
+        has_versions = all(not isinstance(put.expect, Expect) and sql_at_once.fits(put.expect) for put in puts)
+        if self._dialect.writes_at_once and has_versions:
             statements: list[Statement] = []
             for put in puts:
                 place = (self._prefix, put.key)
                 statement = sql_at_once.put(place, put.value, put.expect, None, None, 0)
-                creates = isinstance(put.expect, Expect)
-                statements += sql_at_once.on_row(place, statement, create=creates, expect=put.expect)
+                statements += sql_at_once.on_row(place, statement, create=False, expect=put.expect)
             self._batch(statements, deadline)
-            return
+            return len(puts)
 
         def work(execute: Execute) -> None:
             for put in puts:
                 self._put(execute, put.key, put.value, put.expect, (None, None), 0)
 
         self._write(work, deadline)
+        return len(puts)
 
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
         """Remove the live entry of `key` and return it, atomically."""
@@ -195,8 +199,7 @@ class SQLStore(SQLRuns):
             rules.check_remove(key, expect)
         deadline = self._deadline()
         ordered = sorted(set(keys))  # in one order, so that no two of these wait for each other
-        chunks = (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))
-        return sum(self._remove_chunk(chunk, expect, deadline) for chunk in chunks)
+        return rules.in_batches(ordered, CHUNK, lambda chunk: self._remove_chunk(chunk, expect, deadline))
 
     def _remove_chunk(self, keys: Sequence[bytes], expect: Expect | int, deadline: float) -> int:
         if self._dialect.writes_at_once and sql_at_once.fits(expect):
@@ -331,12 +334,20 @@ class SQLStore(SQLRuns):
     def purge(self, *, limit: int = 1000) -> int:
         """Delete up to `limit` ended entries and forgotten runs, as far as the timeout lets it; return how many."""
         purged, stop = 0, time.monotonic() + self._timeout / 2
+        failed: StoreUnavailable | None = None
         for purge_some in (self._purge_entries, self._purge_runs):
             while purged < limit and time.monotonic() < stop:
-                done = purge_some(min(CHUNK, limit - purged))
+                try:
+                    done = purge_some(min(self._purge_chunk, limit - purged))
+                except StoreUnavailable as error:  # somebody holds a row; or it was more than the time is enough for
+                    failed, self._purge_chunk = error, max(1, self._purge_chunk // 4)
+                    break
+                self._purge_chunk = min(CHUNK, 2 * self._purge_chunk)
                 purged += done
                 if not done:
                     break
+        if failed is not None and not purged:
+            raise failed
         return purged
 
     def _purge_entries(self, limit: int) -> int:

@@ -103,7 +103,7 @@ class SQLRunWrites(SQLBase):
         deadline = self._deadline()
         return rules.removed(run_ids, CHUNK, lambda ids: self._remove_some(ids, deadline))
 
-    def _remove_some(self, run_ids: list[str], deadline: float) -> int:
+    def _remove_some(self, run_ids: Sequence[str], deadline: float) -> int:
         def work(execute: Execute) -> int:
             lock = LOCK_RUN + self._dialect.lock
             found = [run_id for run_id in sorted(run_ids) if execute(lock, (self._prefix, run_id))]

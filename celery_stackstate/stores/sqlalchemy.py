@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FORM = "postgresql://user:password@host:5432/database"
+
 #: Module of the driver here, the driver itself, SQLAlchemy's name for the pair, and the extra, by the URL's dialect.
 SERVED = {
     "postgresql": ("driver_postgresql:PostgreSQLDriver", "psycopg", "postgresql+psycopg", "postgresql"),
@@ -268,7 +270,7 @@ class SQLAlchemyStore(SQLStore):
     def _forget(self, pool: Pool) -> None:
         """Close the idle connections of `pool`, and the others when they come back."""
         if self._current is pool and not pool.is_inherited:
-            self._current = self._new_pool()
+            self._current = Pool(self._driver, *self._sizes, pool.slots)  # those of busy connections come back there
             pool.close()
 
     def _lend(self, line: Line, deadline: float, *, prepared: bool = True) -> Execute:
@@ -325,9 +327,12 @@ def _parsed(url: str, name: str) -> URL:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url).set(drivername=name)
-    except (ArgumentError, ValueError) as error:
-        raise ConfigurationError(f"stackstate_url: cannot read it: {error}") from error
+        parsed = make_url(url).set(drivername=name)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"stackstate_url: not a URL of the form {FORM}; {rules.ENCODED}") from None
+    if "@" in (parsed.host or ""):  # what is before it is a part of the password
+        raise ConfigurationError(f"stackstate_url: not a URL of the form {FORM}; {rules.ENCODED}")
+    return parsed
 
 
 def _options(url: URL) -> dict[str, Any]:
