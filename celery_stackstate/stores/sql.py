@@ -335,7 +335,7 @@ class SQLStore(SQLRuns):
         """Delete up to `limit` ended entries and forgotten runs, as far as the timeout lets it; return how many."""
         purged, stop = 0, time.monotonic() + self._timeout / 2
         failed: StoreUnavailable | None = None
-        for purge_some in (self._purge_entries, self._purge_runs):
+        for purge_some in (self._purge_runs, self._purge_entries):  # a caller's transaction may hold an entry, no run
             while purged < limit and time.monotonic() < stop:
                 try:
                     done = purge_some(min(self._purge_chunk, limit - purged))

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from celery_stackstate.errors import ConfigurationError, CounterRange, StoreUnavailable
 from celery_stackstate.stores import open_store, schema
-from celery_stackstate.stores.base import Expect, Guard, GuardFailed, RunQuery, RunWrite, Store
+from celery_stackstate.stores.base import Expect, Guard, GuardFailed, Put, RunQuery, RunWrite, Store
 from celery_stackstate.stores.dialects import Dialect
 from celery_stackstate.stores.sqlalchemy import SQLAlchemyStore
 from tests.databases import SilentProxy, ask, new_name, own_database, text_of
@@ -105,6 +105,29 @@ class FaultTests:
         store.close()
 
     # -- outages ---------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("verb", ["put_all", "remove_all"])
+    def test_an_error_behind_the_first_hundred_says_that_these_may_be_done(self, url: str, verb: str) -> None:
+        store, admin = opened(url, "hundreds"), self.connect(url)
+        keys = [b"k%03d" % number for number in range(150)]
+        store.put_all([Put(key, b"before") for key in keys])
+        ask(admin, "BEGIN")
+        ask(
+            admin,
+            "UPDATE stackstate_entry SET linger = linger + 1 WHERE prefix = 'hundreds' AND version > 0 AND "
+            f"{'`key`' if self.scheme == 'mysql' else chr(34) + 'key' + chr(34)} = %s",
+            keys[140],
+        )
+        work = {
+            "put_all": lambda: store.put_all([Put(key, b"after") for key in keys]),
+            "remove_all": lambda: store.remove_all(keys),
+        }
+        assert_unavailable(work[verb], maybe_applied=True, within=2 * TIMEOUT)
+        ask(admin, "ROLLBACK")
+        changed = store.get(keys[0])
+        assert changed is None or changed.value == b"after"
+        store.close()
+        admin.close()
 
     def test_a_refused_port_is_unavailable_at_once_and_not_applied(self, url: str) -> None:
         store = opened(text_of(make_url(url).set(host="127.0.0.1", port=free_port())))

@@ -8,9 +8,9 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 
-from celery_stackstate.errors import StoreUnavailable
+from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.stores import open_store
-from celery_stackstate.stores.base import RunFacts, RunWrite
+from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite
 from celery_stackstate.testing import StoreContract
 from tests.databases import ask, mysql, own_database, text_of
 from tests.stores.sql_faults import FaultTests
@@ -84,6 +84,26 @@ def test_a_value_beyond_the_servers_packet_is_refused_and_the_next_call_works(my
     assert store.get(b"k") is None
     assert store.add(b"c", 1) > 0
     store.close()
+
+
+def test_an_option_that_the_driver_does_not_have_is_a_configuration_error(mysql_url: str) -> None:
+    store = open_store(f"{mysql_url}?ssl_mode=REQUIRED")
+    with pytest.raises(ConfigurationError, match="ssl_mode"):
+        store.get(b"k")
+
+
+def test_runs_are_purged_though_a_transaction_holds_an_ended_entry(mysql_url: str) -> None:
+    store, admin = open_store(mysql_url, prefix="held", timeout=2), mysql(mysql_url)
+    store.put(b"k", b"v", ttl=1)
+    store.append([RunWrite("old", 1, RunFacts(task="t"), RunStanding("SUCCESS", forget=1))])
+    admin.begin()
+    ask(admin, "SELECT 1 FROM stackstate_entry WHERE prefix = 'held' AND `key` = 'k' FOR UPDATE")
+    purged = store.purge()
+    admin.rollback()
+    assert (purged, store.run("old")) == (1, None)
+    assert store.purge() == 1
+    store.close()
+    admin.close()
 
 
 def test_the_collation_of_the_database_does_not_fold_keys_or_names(mysql_url: str) -> None:

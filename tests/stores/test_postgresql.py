@@ -13,12 +13,12 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from celery_stackstate.errors import ConfigurationError, NotACounter
+from celery_stackstate.errors import ConfigurationError, NotACounter, StoreUnavailable
 from celery_stackstate.stores import open_store, sql
 from celery_stackstate.stores.base import DroppedLogs, Expect, RunStanding, RunWrite, StoredEvent, StoredLog
 from celery_stackstate.stores.sqlalchemy import SQLAlchemyStore
 from celery_stackstate.testing import StoreContract
-from tests.databases import ask, postgresql, text_of
+from tests.databases import ask, new_name, own_database, postgresql, text_of
 from tests.stores.sql_faults import FaultTests
 from tests.waiting import wait_for
 
@@ -238,3 +238,68 @@ def test_check_tells_of_settings_that_lose_writes(postgresql_url: str) -> None:
     store = open_store(text_of(loose))
     assert ["synchronous_commit" in warning for warning in store.check()] == [True]
     store.close()
+
+
+def test_a_connection_to_a_server_that_takes_no_writes_is_not_kept(postgresql_url: str) -> None:
+    with own_database(postgresql, postgresql_url) as url:
+        admin, store = postgresql(url), open_store(url)
+        store.put(b"k", b"before")
+        database = make_url(url).database
+        # given connections to a place that was the primary, as a standby is after a failover
+        ask(admin, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+        store.close()
+        with pytest.raises(StoreUnavailable, match="read-only") as caught:
+            store.put(b"k", b"refused")
+        assert not caught.value.maybe_applied
+        # when the name leads to the new primary
+        ask(admin, f"ALTER DATABASE {database} RESET default_transaction_read_only")
+        # then
+        assert store.put(b"k", b"after").applied
+        store.close()
+        admin.close()
+
+
+def test_a_server_that_is_full_costs_no_connection_that_is_there(postgresql_url: str) -> None:
+    with own_database(postgresql, postgresql_url) as url:
+        admin = postgresql(url)
+        store = SQLAlchemyStore.from_url(url, prefix="", timeout=2)
+        store.put(b"k", b"v")
+        name = new_name()
+        ask(admin, f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
+        ask(admin, f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {name}")
+        bounded = SQLAlchemyStore.from_url(text_of(make_url(url).set(username=name)), prefix="", timeout=2)
+        bounded.put(b"k", b"mine")
+        pool = bounded._pool()
+        (idle,) = pool.idle
+        busy = pool.idle.pop()
+        with pytest.raises(StoreUnavailable, match="too many connections"):
+            bounded.get(b"k")
+        pool.keep(busy)
+        assert bounded.get(b"k") is not None
+        assert list(bounded._pool().idle) == [idle]
+        bounded.close()
+        store.close()
+        ask(admin, f"DROP OWNED BY {name}")
+        ask(admin, f"DROP ROLE {name}")
+        admin.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pa@s3cr@127.0.0.1:1/db",
+        "mysql://me:pa@s3cr@127.0.0.1:1/db",
+        "postgresql://me:x@127.0.0.1:s3cr/db",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="percent-encoded") as caught:
+        open_store(url)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["foo=bar", "sslmode=zzz"])
+def test_an_option_that_no_server_can_serve_is_a_configuration_error(postgresql_url: str, option: str) -> None:
+    store = open_store(f"{postgresql_url}?{option}")
+    with pytest.raises(ConfigurationError):
+        store.get(b"k")
