@@ -69,7 +69,8 @@ def serve(contender: str, subject: str = "publish") -> dict[str, Callable[..., A
         django.setup()
         call_command("migrate", verbosity=0)
     settle = _settling(app, setup)
-    numbers = count(time.time_ns() // 1_000_000)  # no other subject, nor an earlier run, has used those as keys
+    # No other contender, subject or run has used those as keys: hosts start one after the other.
+    numbers = count(time.time_ns() // 1_000)
 
     def send(number: int) -> None:
         if setup.keyed:
