@@ -10,7 +10,6 @@ from celery_stackstate import codec
 from celery_stackstate.errors import (
     ConfigurationError,
     NotSerializable,
-    StoreUnavailable,
     ValueTooLarge,
     VersionConflict,
 )
@@ -20,6 +19,7 @@ from celery_stackstate.records import Entry, Page, from_micros
 from celery_stackstate.scoped import TTL, Scoped
 from celery_stackstate.shapes import rebuild
 from celery_stackstate.stores.base import Expect, Guard, PutResult, StoredEntry
+from celery_stackstate.stores.batches import behind
 
 UPDATE_ATTEMPTS = 200
 PAGE = 500
@@ -199,11 +199,8 @@ class Values(Scoped):
         """
         removed, after = 0, None
         while found := self._scan(prefix, PAGE, after):
-            try:
+            with behind(removed):
                 removed += self._store.remove_all([entry.key for entry in found])
-            except StoreUnavailable as error:
-                error.maybe_applied = error.maybe_applied or removed > 0
-                raise
             after = unpack(found[-1].key)[2]
         return removed
 

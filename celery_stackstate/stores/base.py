@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.stores.batches import behind
 from celery_stackstate.stores.entry_data import (
     INT64_MAX,
     INT64_MIN,
@@ -241,11 +242,8 @@ class Store(ABC):
             check_key(put.key)
             check_value(put.value)
         for done, put in enumerate(puts):
-            try:
+            with behind(done):
                 self.put(put.key, put.value, expect=put.expect)
-            except StoreUnavailable as error:
-                error.maybe_applied = error.maybe_applied or done > 0
-                raise
 
     @abstractmethod
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
@@ -268,11 +266,8 @@ class Store(ABC):
             check_key(key)
         removed = 0
         for key in keys:
-            try:
+            with behind(removed):
                 removed += self.remove(key, expect=expect) is not None
-            except StoreUnavailable as error:
-                error.maybe_applied = error.maybe_applied or removed > 0
-                raise
         return removed
 
     @abstractmethod

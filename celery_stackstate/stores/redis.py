@@ -13,6 +13,7 @@ from celery_stackstate.errors import CounterRange, NotACounter
 from celery_stackstate.stores import redis_check, rules
 from celery_stackstate.stores import redis_run_data as data
 from celery_stackstate.stores.base import Expect, Guard, GuardFailed, Put, PutResult, RunWrite, StoredEntry, check_key
+from celery_stackstate.stores.batches import in_batches
 from celery_stackstate.stores.redis_client import ScriptClient
 from celery_stackstate.stores.redis_runs import RedisRuns
 
@@ -138,7 +139,7 @@ class RedisStore(RedisRuns):
             rules.check_put(put.key, put.value, put.expect, None, None)
         calls = [(self._keys(put.key), _put_args(put.key, put.value, put.expect, None, None, 0)) for put in puts]
         deadline = self._client.deadline()
-        rules.in_batches(calls, PIPELINE, lambda some: len(self._client.run_each("put", some, deadline=deadline)))
+        in_batches(calls, PIPELINE, lambda some: len(self._client.run_each("put", some, deadline=deadline)))
 
     def remove(self, key: bytes, *, expect: Expect | int = Expect.ANY) -> StoredEntry | None:
         """Remove the live entry of `key` and return it, atomically."""
@@ -156,7 +157,7 @@ class RedisStore(RedisRuns):
         def remove(some: Sequence[Any]) -> int:
             return sum(shown is not None for _, shown in self._client.run_each("remove", some, deadline=deadline))
 
-        return rules.in_batches(calls, PIPELINE, remove)
+        return in_batches(calls, PIPELINE, remove)
 
     def add(
         self,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from celery_stackstate.errors import ConfigurationError, StoreUnavailable
+from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.stores.base import (
     INT64_MAX,
     INT64_MIN,
@@ -23,8 +23,7 @@ from celery_stackstate.stores.base import (
     check_key,
     check_value,
 )
-
-T = TypeVar("T")
+from celery_stackstate.stores.batches import in_batches
 
 #: The latest moment that every store keeps exactly (the year 2255); what lies beyond is kept as this.
 MAX_MOMENT = 2**53 - 1
@@ -201,18 +200,6 @@ def key_after(prefix: bytes) -> bytes | None:
     """Return the first key behind all that start with `prefix`, or None when none can be behind them."""
     head = prefix.rstrip(b"\xff")
     return head[:-1] + bytes((head[-1] + 1,)) if head else None
-
-
-def in_batches(items: Sequence[T], size: int, do: Callable[[Sequence[T]], int]) -> int:
-    """Do so many at once, and return the sum; an error says whether an earlier batch has changed something."""
-    count = 0
-    for start in range(0, len(items), size):
-        try:
-            count += do(items[start : start + size])
-        except StoreUnavailable as error:
-            error.maybe_applied = error.maybe_applied or count > 0
-            raise
-    return count
 
 
 def removed(run_ids: Sequence[str], batch: int, remove: Callable[[Sequence[str]], int]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from celery_stackstate.errors import CounterRange, NotACounter, StoreUnavailable
 from celery_stackstate.stores import rules, sql_at_once
 from celery_stackstate.stores.base import Expect, Guard, GuardFailed, Put, PutResult, StoredEntry, check_key
+from celery_stackstate.stores.batches import in_batches
 from celery_stackstate.stores.schema import Execute
 from celery_stackstate.stores.sql_base import Row, Statement
 from celery_stackstate.stores.sql_run_writes import CHUNK
@@ -140,7 +141,7 @@ class SQLStore(SQLRuns):
         deadline = self._deadline()
         # In one order, so that no two of these wait for each other.
         ordered = sorted(puts, key=lambda put: put.key)
-        rules.in_batches(ordered, CHUNK, lambda some: self._put_some(some, deadline))
+        in_batches(ordered, CHUNK, lambda some: self._put_some(some, deadline))
 
     def _put_some(self, puts: Sequence[Put], deadline: float) -> int:
         # A row that is to be made may be deleted before it is locked; one of a version is then as good as another's.
@@ -199,7 +200,7 @@ class SQLStore(SQLRuns):
             rules.check_remove(key, expect)
         deadline = self._deadline()
         ordered = sorted(set(keys))  # in one order, so that no two of these wait for each other
-        return rules.in_batches(ordered, CHUNK, lambda chunk: self._remove_chunk(chunk, expect, deadline))
+        return in_batches(ordered, CHUNK, lambda chunk: self._remove_chunk(chunk, expect, deadline))
 
     def _remove_chunk(self, keys: Sequence[bytes], expect: Expect | int, deadline: float) -> int:
         if self._dialect.writes_at_once and sql_at_once.fits(expect):
