@@ -190,18 +190,21 @@ def test_the_progress_of_a_run_that_goes_on_is_written_about_once_a_second() -> 
     opened = OpenAttempt(
         "r", FACTS, 11, Delivery("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, limits=LogLimits()
     )
-    recorder, began, done = Recorder(store), time.monotonic(), 0
+    recorder, said_at = Recorder(store), [time.monotonic()]
     recorder.begin(opened)
-    while (took := time.monotonic() - began) < 2.7:
-        done += 1
-        opened.progress(done, None, None)
-        time.sleep(0.005)
+    while (took := time.monotonic() - said_at[0]) < 2.7:
+        opened.progress(len(said_at), None, None)
+        said_at.append(time.monotonic())
+        time.sleep(0.001)
     recorder.stop()
     said = [event for event in Runs(store).events("r") if event.name == "progress"]
     assert 3 <= len(said) <= took + 2, "at 0.1 s, and a second after each"
-    assert done > 50 * len(said)
+    assert len(said_at) > 50 * len(said)
     pauses = [(after.at - before.at).total_seconds() for before, after in itertools.pairwise(said[:3])]
-    assert min(pauses) >= 0.95
+    stalled = max(
+        after - before for before, after in itertools.pairwise(said_at)
+    )  # a busy machine: nothing newer to say
+    assert min(pauses) >= 0.98 - stalled
 
 
 def test_a_list_tells_how_far_its_runs_are(store: Store) -> None:
