@@ -97,16 +97,17 @@ def queued(
     *,
     retries: int,
     eta: int | None,
+    error: str | None = None,
     data: Mapping[str, Any],
     keep: Retention,
 ) -> RunWrite:
-    """Return what the publisher of a message knows. One that goes on with a run that was begun says RETRY."""
+    """Return what the publisher of a message knows. One that goes on with a run that was begun says RETRY, and why."""
     status = RETRY if retries or stamp.waits else QUEUED
     return RunWrite(
         run_id,
         rank(QUEUED, stamp.epoch),
         facts,
-        RunStanding(status=status, retries=retries, forget=_forget(status, keep, eta)),
+        RunStanding(status=status, retries=retries, error=error, forget=_forget(status, keep, eta)),
         [event(f"queued:{stamp.epoch}", "queued", at=stamp.at, retries=retries, eta=eta, **data)],
     )
 
@@ -120,6 +121,7 @@ def received(
     boot: str | None = None,
     retries: int,
     eta: int | None,
+    error: str | None = None,
     at: int | None = None,
     keep: Retention,
 ) -> RunWrite:
@@ -130,7 +132,7 @@ def received(
         run_id,
         rank(RECEIVED, epoch),
         facts,
-        RunStanding(status=status, worker=worker, retries=retries, forget=_forget(status, keep, eta)),
+        RunStanding(status=status, worker=worker, retries=retries, error=error, forget=_forget(status, keep, eta)),
         [event(f"received:{epoch}:{worker}:{at}", "received", at=at, worker=worker, boot=boot)],
     )
 
@@ -154,7 +156,6 @@ def ended(
     """Return what ended an attempt, or (without an execution) a run that no body was begun for."""
     at = now_micros() if at is None else at
     name = name or status.lower()
-    error = data.get("error")
     return RunWrite(
         run_id,
         rank(status, epoch),
@@ -166,11 +167,16 @@ def ended(
             waited=waited,
             started=started,
             finished=at,
-            error=f"{data.get('error_type')}: {error}"[:500] if data.get("error_type") else None,
+            error=error_line(data),
             forget=_forget(status, keep),
         ),
         [event(f"{END}{name}:{execution or epoch}:{at}", name, execution=execution, at=at, **data)],
     )
+
+
+def error_line(data: Mapping[str, Any]) -> str | None:
+    """Return what a list says of an error; None of none."""
+    return f"{data['error_type']}: {data.get('error')}"[:500] if data.get("error_type") else None
 
 
 def _forget(status: str, keep: Retention, eta: int | None = None) -> int:

@@ -21,7 +21,7 @@ HEADER_FORMAT = 1
 #: adopts; `window`, in which window of debounced requests it waits; `refused`, why it must fail; `chain`, its place in
 #: one; `rerun_of`, the run that it repeats; `recorded`, whatever the sample says; `replaces`, a run that a canvas
 #: replaced.
-OF_ONE_MESSAGE = frozenset({"id", "stamp", "after_epoch", "waits", "received", FORMAT})
+OF_ONE_MESSAGE = frozenset({"id", "stamp", "after_epoch", "waits", "received", "error", FORMAT})
 
 
 def is_newer(header: Any) -> bool:
@@ -48,6 +48,12 @@ def read_stamp(header: Any) -> Stamp | None:
     """Return the stamp that our header carries, or None."""
     carried = header.get("stamp") if isinstance(header, Mapping) and not is_newer(header) else None
     return Stamp(**{name: carried[name] for name in Stamp.__slots__ if name in carried}) if carried else None
+
+
+def read_error(header: Any) -> str | None:
+    """Return what the attempt before failed with, as our header of a retry says it, or None."""
+    carried = header.get("error") if isinstance(header, Mapping) and not is_newer(header) else None
+    return carried if isinstance(carried, str) else None
 
 
 def stamp_headers(

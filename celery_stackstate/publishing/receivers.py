@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from celery.exceptions import Retry
 
 from celery_stackstate import details, facts
 from celery_stackstate.details import text_of
 from celery_stackstate.facts import Stamp
-from celery_stackstate.header import HEADER, read_key, read_stamp, stamp_headers
+from celery_stackstate.header import HEADER, read_error, read_key, read_stamp, stamp_headers
 from celery_stackstate.payload import as_text
 from celery_stackstate.publishing.publication import Publication, current
 from celery_stackstate.receiving import safely
@@ -54,7 +56,7 @@ def before_publish(
     publication.queue = declare[0].name if declare else routing_key
     publication.routing_key = None if routing_key == publication.queue else routing_key
     publication.priority = (properties or {}).get("priority")
-    parts = {**publication.parts, **_chain_part(publication, headers, body)}
+    parts = {**publication.parts, **_chain_part(publication, headers, body), **_error_part(publication, headers)}
     if publication.task is None:
         parts["recorded"] = True
     publication.stamp = stamp_headers(
@@ -90,6 +92,7 @@ def after_publish(sender: Any = None, headers: Any = None, body: Any = None, **_
             stamp,
             retries=headers.get("retries") or 0,
             eta=micros_of(headers.get("eta")),
+            error=read_error(carried),
             data={**data, "routing_key": publication.routing_key, "priority": publication.priority},
             keep=extension.settings.retention,
         )
@@ -154,3 +157,16 @@ def _chain_part(publication: Publication, headers: Mapping[str, Any], body: Any)
     if parent is not None and headers.get("parent_id") == parent.request.id and position + 1 + len(behind) == total:
         return {"chain": [position + 1, total]}
     return {"chain": [1, 1 + len(behind)]} if behind else {}
+
+
+def _error_part(publication: Publication, headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the error that a run publishes its own retry for as a part of our header, for lists while it waits."""
+    extension, error = publication.extension, sys.exc_info()[1]
+    running = extension.app.current_worker_task
+    if not headers.get("retries") or running is None or running.request.id != headers.get("id"):
+        return {}
+    if isinstance(error, Retry):
+        error = error.exc
+    if not isinstance(error, Exception) or not is_recorded(extension, publication.task, headers.get(HEADER)):
+        return {}
+    return {"error": facts.error_line(details.error_details(extension, error, None, None))}

@@ -10,7 +10,7 @@ from weakref import ref
 from celery_stackstate import facts
 from celery_stackstate.attached import attached_to, working_extension_of
 from celery_stackstate.facts import next_epoch, now_micros
-from celery_stackstate.header import HEADER, read_stamp, read_ticket
+from celery_stackstate.header import HEADER, read_error, read_stamp, read_ticket
 from celery_stackstate.publishing.options import OPTION_NAMES
 from celery_stackstate.publishing.receivers import facts_of
 from celery_stackstate.receiving import safely
@@ -61,6 +61,7 @@ def _receipt(extension: StackState, waiting: ref[Any], at: int) -> RunWrite | No
         boot=leases.of_this_worker(request.hostname).boot,
         retries=headers.get("retries") or 0,
         eta=micros_of(headers.get("eta")),
+        error=read_error(headers.get(HEADER)),
         at=at,
         keep=extension.settings.retention,
     )

@@ -91,6 +91,21 @@ def autoretried() -> None:
     raise KeyError("always")
 
 
+@app.task(bind=True)
+def retried_late(self: Task) -> None:
+    """Retry by hand, when the test is over."""
+    try:
+        raise ConnectionError("closed for password=hunter2")
+    except ConnectionError as error:
+        raise self.retry(exc=error, countdown=600) from error
+
+
+@app.task(autoretry_for=(ConnectionError,), retry_kwargs={"countdown": 600})
+def autoretried_late() -> None:
+    """Let Celery retry, when the test is over."""
+    raise ConnectionError("closed for password=hunter2")
+
+
 @app.task
 def fail(message: str) -> None:
     """Fail with a message."""

@@ -115,6 +115,21 @@ def test_each_retry_is_an_attempt_of_one_run(celery_worker: CeleryTestWorker, ap
     assert (None, result.id) == (run.parent_id, run.root_id)
 
 
+@BOTH
+def test_a_list_tells_what_the_runs_failed_with_that_wait_for_their_retry(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    runs = StackState.of(app).runs
+    ids = {tasks.retried_late.delay().id, tasks.autoretried_late.delay().id}
+
+    def waiting() -> list[Run]:
+        return [run for run in runs.list(status="RETRY") if run.retries == 1 and run.worker]
+
+    wait_for(lambda: {run.id for run in waiting()} == ids, message="both to be back on the worker", node=celery_worker)
+    assert [run.error for run in waiting()] == [f"ConnectionError: closed for password={REDACTED}"] * 2
+    assert {run.id for run in runs.list(text="connectionerror")} == ids
+
+
 def test_exhausted_retries_end_in_a_failure(celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType) -> None:
     by_hand, automatic = tasks.retried.delay(9), tasks.autoretried.delay()
     wait_for(
