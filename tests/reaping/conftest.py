@@ -45,7 +45,7 @@ def store(extension: StackState) -> Store:
     """The store of a world in which LIVE and ME live, DEAD and DEAD_TOO are dead, and STOPPED has stopped."""
     for lease in (ME, LIVE, DEAD, DEAD_TOO, STOPPED):
         enrol(extension.store, lease)
-        liveness.renew(extension.store, lease, seconds=60, pids=[PID], before=0, listed=now_micros())
+        liveness.renew(extension.store, lease, seconds=3600, pids=[PID], before=0, listed=now_micros())
     for lease in (DEAD, DEAD_TOO):
         extension.store.remove(lease.key)
     liveness.give_up(extension.store, STOPPED)

@@ -52,6 +52,13 @@ def round_of(extension: StackState, the_reaper: Reaper) -> tuple[Counter[str], f
 class TestABacklog:
     """A hundred thousand runs in queues, and ten thousand in a worker that lives."""
 
+    @pytest.fixture(autouse=True)
+    def time_to_fill_the_store(self, extension: StackState, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let no turn lapse and no upkeep be due between the first round and the next, on any machine."""
+        extension.app.conf.update(stackstate_worker_lease=3600)
+        monkeypatch.setattr(reaper, "COUNT_PAUSE", 3600)
+        monkeypatch.setattr(reaper, "PURGE_PAUSE", 3600)
+
     @pytest.fixture(params=["sqlite", "redis"])
     def url(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
         if request.param == "redis":
