@@ -1,7 +1,8 @@
 """Puts the tables of a JSON file into a page, between its markers: `python -m benchmarks.page results.json PAGE.md`.
 
 A table named `publish` goes between `<!-- table: publish -->` and `<!-- end -->`; what the figures depend on goes where
-the name is `machine`, and the budgets beside what was measured where it is `budgets`.
+the name is `machine`, and the budgets beside what was measured where it is `budgets`: those of tables that the file
+lacks stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import click
 
 from benchmarks import budgets, report
 
-PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def rewritten(text: str, data: Mapping[str, Any]) -> str:
@@ -27,10 +28,23 @@ def rewritten(text: str, data: Mapping[str, Any]) -> str:
     parts["budgets"] = report.markdown(budgets.compared(tables))
 
     def replaced(place: re.Match[str]) -> str:
-        part = parts.get(place[2])
-        return place[0] if part is None else f"{place[1]}\n{part}\n\n{place[3]}"
+        before, name, old, after = place.groups()
+        if name not in parts:
+            return place[0]
+        part = _with_rows_of(old, parts[name]) if name == "budgets" else parts[name]
+        return f"{before}\n{part}\n\n{after}"
 
     return PLACE.sub(replaced, text)
+
+
+def _with_rows_of(old: str, new: str) -> str:
+    """Return the table `old` with the rows of `new` in place of those that begin alike, and the others behind it."""
+    rows = {_first_cell(line): line for text in (old, new) for line in text.splitlines() if line.startswith("|")}
+    return "\n".join(rows.values())
+
+
+def _first_cell(line: str) -> str:
+    return line.split("|")[1].strip()
 
 
 @click.command()

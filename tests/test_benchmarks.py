@@ -139,6 +139,16 @@ def test_a_page_gets_the_tables_of_a_run_between_its_markers_and_keeps_the_rest(
     assert rewritten(text, data) == text
 
 
+def test_a_page_keeps_the_budgets_of_tables_that_a_run_lacks() -> None:
+    header = "|  | at most | measured | share of the budget | verdict |\n| --- | ---: | ---: | ---: | ---: |"
+    rows = ["| import, ms | 15.00 | 61.00 | 4.07 | not met |", "| worker solo, history, Redis | 1.20 | old |"]
+    page = "\n".join(["<!-- table: budgets -->", "", header, *rows, "", "<!-- end -->"])
+    shown = rewritten(page, report.to_json([a_table(1.5)], {"python": "3"})).splitlines()
+    assert shown[4] == rows[0]
+    assert shown[5].startswith("| worker solo, history, Redis | 1.20 | 1.50 (1.40 to 1.60) |")
+    assert "\n".join(shown[2:4]) == header
+
+
 @pytest.mark.parametrize(("wall", "verdict"), [(1.5, "not met"), (0.9, "met"), (1.25, "within the spread")])
 def test_a_budget_is_met_or_not_as_half_of_the_rounds_say(wall: float, verdict: str) -> None:
     table = budgets.compared([a_table(wall)])

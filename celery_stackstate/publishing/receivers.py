@@ -161,9 +161,11 @@ def _chain_part(publication: Publication, headers: Mapping[str, Any], body: Any)
 
 def _error_part(publication: Publication, headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the error that a run publishes its own retry for as a part of our header, for lists while it waits."""
+    if not headers.get("retries"):
+        return {}
     extension, error = publication.extension, sys.exc_info()[1]
     running = extension.app.current_worker_task
-    if not headers.get("retries") or running is None or running.request.id != headers.get("id"):
+    if running is None or running.request.id != headers.get("id"):
         return {}
     if isinstance(error, Retry):
         error = error.exc

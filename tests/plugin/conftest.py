@@ -71,7 +71,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 
     def run(*options: str, **files: str) -> pytest.RunResult:
         pytester.makepyfile(**{"shop": SHOP, **files})
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *options, timeout=120)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *options, timeout=300)
 
     return run
 

@@ -210,10 +210,10 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_corrects_what_was_s
 ) -> None:
     # given
     node = start_worker()
+    start_worker(args=IDLE)
     result = tasks.take.delay("stopped", 2)
     waiting = tasks.take.delay("waiting", 0)
     run_of(app, result.id, status="STARTED")
-    start_worker(args=IDLE)
     worker = worker_of(app, node)
 
     # when
