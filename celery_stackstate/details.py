@@ -10,6 +10,7 @@ from celery_stackstate.facts import Stamp
 from celery_stackstate.fingerprint import signature
 from celery_stackstate.header import HEADER
 from celery_stackstate.payload import as_text, shortened
+from celery_stackstate.receiving import INTERRUPTS
 from celery_stackstate.records import micros_of
 
 if TYPE_CHECKING:
@@ -65,7 +66,18 @@ def arguments(extension: StackState, task: Any, args: Sequence[Any], kwargs: Map
 
 
 def error_details(extension: StackState, error: Any, einfo: Any, traceback: Any) -> dict[str, Any]:
-    """Return an exception as it may be shown. Local values of its frames are never part of it."""
+    """Return an exception as it may be shown; of one of the project's own that cannot say what it is, its type."""
+    try:
+        return _error_details(extension, error, einfo, traceback)
+    except INTERRUPTS:
+        raise
+    except Exception as failure:
+        known = type(error).__name__
+        return {"error_type": known, "error": f"<{known}, which raised {type(failure).__name__}>", "traceback": None}
+
+
+def _error_details(extension: StackState, error: Any, einfo: Any, traceback: Any) -> dict[str, Any]:
+    """Return what an exception says. Local values of its frames are never part of it."""
     text = getattr(einfo, "traceback", None) or (traceback if isinstance(traceback, str) else None)
     redact, message = extension.redactor.line, as_text(error)
     return {

@@ -149,7 +149,7 @@ def on_failure(
     if not is_ours(sender):
         return
     attempt, execution = _attempt(sender), _execution(sender)
-    shown = _shown(sender, exception, einfo, signal.get("traceback"))
+    shown = details.error_details(attached_to(sender), exception, einfo, signal.get("traceback"))
     if attempt is not None and attempt.run_id == task_id:
         _fail(sender, attempt, args, kwargs or {}, shown)
         if execution is not None:
@@ -168,17 +168,6 @@ def _fail(task: Any, attempt: OpenAttempt, args: Any, kwargs: Mapping[str, Any],
         attempt.ask(details.arguments(extension, task, args, kwargs))
 
 
-def _shown(task: Any, error: Any, einfo: Any, text: Any) -> dict[str, Any]:
-    """Return an error as it may be shown; of one of the project's own that cannot say what it is, its type."""
-    try:
-        return details.error_details(attached_to(task), error, einfo, text)
-    except INTERRUPTS:
-        raise
-    except Exception as failure:
-        known = type(error).__name__
-        return {"error_type": known, "error": f"<{known}, which raised {type(failure).__name__}>", "traceback": None}
-
-
 @safely
 def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo: Any = None, **_: Any) -> None:
     """Record that the attempt ended and the run goes on."""
@@ -187,7 +176,7 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo:
     if isinstance(reason, Postponed):
         reason.publish(sender)  # unless the guard has: one that a hook raised, or a __call__ of the task's own
     cause = getattr(reason, "exc", None) or reason
-    shown = _shown(sender, cause, einfo, None)
+    shown = details.error_details(attached_to(sender), cause, einfo, None)
     if isinstance(reason, Postponed):
         shown.pop("traceback")  # nothing went wrong
     attempt = _attempt(sender)
@@ -230,7 +219,7 @@ def _end_without_state(task: Any, attempt: OpenAttempt, args: Any, kwargs: Mappi
     error = sys.exc_info()[1]
     if isinstance(error, Exception):
         text = "".join(traceback.format_exception(error))
-        _fail(task, attempt, args, kwargs, _shown(task, error, None, text))
+        _fail(task, attempt, args, kwargs, details.error_details(attached_to(task), error, None, text))
     else:
         attempt.end(LOST, name="interrupted", error_type="Interrupted", error="the attempt did not end")
 

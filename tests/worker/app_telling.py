@@ -111,6 +111,12 @@ def raise_what_cannot_be_shown() -> None:
     raise SpeechlessError
 
 
+@app.task(autoretry_for=(SpeechlessError,), retry_kwargs={"countdown": 600})
+def retry_for_what_cannot_be_shown() -> None:
+    """Retry, when the test is over, for what the history cannot show."""
+    raise SpeechlessError
+
+
 @app.task(bind=True)
 def tell_odd_things(self: Task) -> str:
     """Tell what cannot be told, and numbers of other types."""

@@ -71,6 +71,21 @@ def test_an_error_that_cannot_be_shown_ends_the_attempt_with_its_type(
     assert tasks.open_attempts.delay().get(timeout=10) == 0
 
 
+def test_a_retry_for_an_error_that_cannot_be_shown_goes_out_as_another(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    result = tasks.retry_for_what_cannot_be_shown.delay()
+    run_of(app, result.id, status="RETRY", node=celery_worker)
+    runs = StackState.of(app).runs
+
+    def waiting() -> list[str | None]:
+        return [run.error for run in runs.list(status="RETRY") if run.retries == 1 and run.worker]
+
+    wait_for(waiting, message="the run to wait for its retry", node=celery_worker)
+    assert waiting() == ["SpeechlessError: <SpeechlessError, which could not be shown: RuntimeError>"]
+    assert [event.name for event in runs.events(result.id)].count("queued") == 2
+
+
 def test_what_cannot_be_told_raises_nothing_into_the_body(
     celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
 ) -> None:
