@@ -74,7 +74,10 @@ class Browser:
 
         Raises:
             ConfigurationError: `after` is no `next`.
+            ValueError: `limit` is no whole number of 1 or more.
         """
+        if type(limit) is not int or limit < 1:
+            raise ValueError(f"limit must be a whole number, 1 or more, not {limit!r:.80}")
         if prefix and scope is None:
             scope = ""
         within = scopes.encode() if scope is None else b"%s\0%s" % (scope.encode(), prefix.encode())

@@ -43,7 +43,7 @@ class Counters(Scoped):
             LockLost: The lock of `fence` is not held any more; nothing was counted.
         """
         for name, number in (("by", by), ("floor", floor), ("ceiling", ceiling)):
-            if number is not None and type(number) is not int:
+            if type(number) is not int and not (number is None and name != "by"):
                 raise CounterRange(f"{name} must be an int, not {number!r:.80}", key=key)
         if not INT64_MIN <= by <= INT64_MAX:
             raise CounterRange(f"{key!r} is a 64-bit counter; by={by} is outside of its range", key=key)
@@ -54,7 +54,9 @@ class Counters(Scoped):
                 fence, lambda guard: self._store.add(packed, by, floor=floor, ceiling=ceiling, guard=guard, **times)
             )
         except NotACounter:
-            raise NotACounter(f"{key!r} holds a value that is not an int; counters need a key of their own") from None
+            raise NotACounter(
+                f"{key!r} holds a value that is not a 64-bit int; counters need a key of their own"
+            ) from None
         except CounterRange as error:
             value = error.__dict__.get("value")
             bounds = f"floor {floor}, ceiling {ceiling}, int64"
@@ -94,5 +96,5 @@ class Counters(Scoped):
         if found is None:
             return 0
         if not isinstance(found.value, int):
-            raise NotACounter(f"{key!r} holds a value that is not an int; counters need a key of their own")
+            raise NotACounter(f"{key!r} holds a value that is not a 64-bit int; counters need a key of their own")
         return found.value

@@ -192,9 +192,9 @@ class Holding:
             return True
 
     def enter_again(self, ttl: float) -> bool:
-        """Enter it once more, for at least `ttl` seconds; return False when it was lost."""
-        if ttl > self.ttl:
-            self.ttl = ttl
+        """Enter it once more, for `ttl` seconds or what renewals keep of them; return False when it was lost."""
+        if ttl > self.ttl or self.remaining < ttl / 2:
+            self.ttl = max(ttl, self.ttl)
             return self.renew()
         return True
 

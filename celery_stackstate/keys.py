@@ -51,7 +51,7 @@ def check_key(key: Any, what: str = "key", *, most: int = MAX_KEY_BYTES) -> str:
         raise InvalidKey(f"{what} {key!r:.80} contains a lone surrogate, which is not text") from None
     if size > most:
         raise InvalidKey(f"{what} {key[:40]!r}... takes {size:,} bytes in UTF-8; {most:,} is the most")
-    return key
+    return str.__str__(key)  # of an Enum member its value, which not every Python formats
 
 
 def check_key_prefix(prefix: Any) -> str:

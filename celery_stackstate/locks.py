@@ -215,6 +215,9 @@ class Lock:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not self._entered and (error is not None or self._on_lock_lost == "warn"):
+            logger.warning("The lock %r was released inside of its block", self.name)
+            return
         holding = self._leave()
         if holding.entered or (error is not None and self._is_kept(holding)):
             return
@@ -274,7 +277,7 @@ def _seconds(name: str, ttl: Any, renew: bool) -> float:
 def _check_options(name: str, wait: Any, on_busy: Any, on_lock_lost: Any, max_hold: Any) -> None:
     for option, number in (("wait", wait), ("max_hold", max_hold)):
         wrong = isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < float("inf")
-        if number is not None and wrong:
+        if wrong and not (option == "max_hold" and number is None):
             raise InvalidExpiry(f"the lock {name!r} has {option}={number!r}; it must be seconds, 0 or more")
     if on_busy not in get_args(OnBusy):
         raise ValueError(f"the lock {name!r} has on_busy={on_busy!r}; it must be 'retry', 'skip' or 'raise'")

@@ -37,7 +37,7 @@ class Steps:
 
     def __init__(self, state: State, timeline: Timeline) -> None:
         self._state, self._timeline = state, timeline
-        self._seen: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._seen: dict[str, Any] = {}
 
     def step(self, name: str, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
         """Return what `fn(*args, **kwargs)` returned in this run, calling it if it was not called yet.
@@ -51,7 +51,7 @@ class Steps:
         self._refuse_in_transaction(name)
         key = PREFIX + check_key(name, "step name", most=MAX_NAME_BYTES)
         function = _identity(name, fn)
-        self._check_arguments(name, args, kwargs)
+        self._check_arguments(name, fn, args, kwargs)
         begun = self._state._put_entry(key, {"function": function}, Expect.ABSENT)
         call = _Call(name, key, function, partial(fn, *args, **kwargs), begun.entry.version if begun.entry else 0)
         if begun.applied or begun.entry is None:
@@ -80,13 +80,14 @@ class Steps:
                 f"transaction in its function"
             )
 
-    def _check_arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check_arguments(self, name: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse a name that is used twice in one attempt with other arguments: a loop that forgot to number it."""
-        seen = self._seen.setdefault(name, (args, kwargs))
-        if not _alike(seen, (args, kwargs)):
+        called = (_carried(fn), args, kwargs)
+        seen = self._seen.setdefault(name, _as_now(called))
+        if not _alike(seen, called):
             raise StepConflict(
-                f"the step {name!r} was called before in this attempt, with other arguments; give each step its own "
-                f"name, for example f'{name}:{{number}}'",
+                f"the step {name!r} was called before in this attempt, on another object or with other arguments; "
+                f"give each step its own name, for example f'{name}:{{number}}'",
                 name=name,
             )
 
@@ -180,6 +181,22 @@ def _identity(name: str, fn: Any) -> str:
         )
     named = target if hasattr(target, "__qualname__") else type(target)
     return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
+
+
+def _carried(fn: Any) -> tuple[Any, ...]:
+    """Return what a function brings along: the object that it is a method of, the arguments of a partial."""
+    if isinstance(fn, partial):
+        return (*_carried(fn.func), fn.args, fn.keywords)
+    return (getattr(fn, "__self__", None) if hasattr(fn, "__qualname__") else fn,)
+
+
+def _as_now(value: Any) -> Any:
+    """Return a copy of what lists, dicts and sets hold now: the caller may go on filling them."""
+    if type(value) is dict:
+        return {key: _as_now(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_as_now, value))
+    return value
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -117,6 +117,12 @@ class Values(Scoped):
 
         `fn` may be called several times and must do nothing but compute. An absent key passes `default`.
 
+        Args:
+            key: What it is stored under.
+            fn: What makes the new value of the old one.
+            default: The old value of an absent key.
+            ttl: Lifetime in seconds, from now; without it the key keeps the one it has (in `.run`: that of a new key).
+
         Raises:
             VersionConflict: Others changed the key each time, 200 times in a row.
         """
@@ -124,7 +130,9 @@ class Values(Scoped):
         found = self._store.get(packed)
         for _ in range(UPDATE_ATTEMPTS):
             value = fn(default if found is None else _value(key, found))
-            result = self._put(key, value, Expect.ABSENT if found is None else found.version, ttl, None)
+            expect, expires = (Expect.ABSENT, None) if found is None else (found.version, from_micros(found.expires))
+            kept = expires if ttl is None and self._ttl is None else None
+            result = self._put(key, value, expect, ttl, kept)
             if result.applied:
                 return value
             found = result.entry

@@ -64,7 +64,7 @@ def take_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     _check(mine)
     key = mine.get("idempotency_key")
     if key is not None and not callable(key):
-        check_key(key, "idempotency_key")
+        mine["idempotency_key"] = check_key(key, "idempotency_key")
     return mine, rest
 
 

@@ -47,6 +47,12 @@ def all_pages(browser: Browser, limit: int, **place: Any) -> list[str]:
             return names
 
 
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, None])
+def test_a_wrong_limit_is_refused(store: Store, limit: Any) -> None:
+    with pytest.raises(ValueError, match="limit must be a whole number, 1 or more"):
+        Browser(store).list(limit=limit)
+
+
 def test_keys_are_parted_at_colons_and_slashes(store: Store) -> None:
     put(store, ["a", "a:1", "a:2:x", "a:2:y", "a/3", "b/", "a::", "ä:1"])
     browser = Browser(store)

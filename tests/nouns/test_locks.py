@@ -82,6 +82,18 @@ def test_a_lost_lock_is_told_at_the_end_of_the_block_unless_the_body_failed(stat
         state.force_release("l")
 
 
+def test_a_lock_that_is_released_inside_of_its_block_does_not_hide_what_the_body_raised(state: State) -> None:
+    with pytest.raises(KeyError):  # noqa: PT012, SIM117 - the block is what is tested
+        with state.lock("l") as lock:
+            lock.release()
+            raise KeyError
+    with state.lock("l", on_lock_lost="warn") as lock:
+        lock.release()
+    with pytest.raises(LockLost, match="not held"), state.lock("l") as lock:
+        lock.release()
+    assert state.lock_info("l") is None
+
+
 def test_renewal_keeps_a_lock_beyond_its_ttl(state: State) -> None:
     with state.lock("l", ttl=5) as lock:
         before = state.lock_info("l")
@@ -133,7 +145,16 @@ def test_info_names_the_holder(state: State) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"ttl": 0}, {"ttl": True}, {"ttl": None}, {"ttl": 4}, {"wait": -1}, {"wait": True}, {"max_hold": "x"}],
+    [
+        {"ttl": 0},
+        {"ttl": True},
+        {"ttl": None},
+        {"ttl": 4},
+        {"wait": -1},
+        {"wait": True},
+        {"wait": None},
+        {"max_hold": "x"},
+    ],
 )
 def test_wrong_numbers_are_refused(state: State, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidExpiry, match="'l'"):
@@ -253,6 +274,15 @@ def test_an_inner_lock_that_asks_for_more_gets_it(state: State) -> None:
         assert inner.remaining > 25
         time.sleep(1.1)
         inner.check()
+
+
+def test_an_inner_lock_finds_what_it_asks_for_though_the_outer_is_about_to_lapse(state: State) -> None:
+    with state.lock("l", ttl=1, renew=False):
+        time.sleep(0.8)
+        with state.lock("l", ttl=1, renew=False) as inner:
+            assert inner.remaining > 0.9
+            time.sleep(0.5)
+            inner.check()
 
 
 def test_a_forked_child_neither_checks_nor_frees_its_parents_lock(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -9,7 +10,7 @@ from enum import Enum
 from typing import Any, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from celery_stackstate.errors import NotSerializable, WrongType
 from celery_stackstate.shapes import rebuild
@@ -100,6 +101,85 @@ def test_what_does_not_fit_is_named_by_its_path(state: State, value: Any, kind: 
     with pytest.raises(WrongType, match=path):
         state.get("k", as_type=kind)
     assert state.get("k") == value
+
+
+class Renamed(BaseModel):
+    page: int = Field(1, alias="pageNo")
+
+
+class Email(BaseModel):
+    to: str
+
+
+class Sms(BaseModel):
+    to: str
+    number: str
+
+
+class Note(TypedDict):
+    to: str
+
+
+class LongNote(TypedDict):
+    to: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    via: Email | Sms
+    note: Note | LongNote
+
+
+@dataclass(frozen=True)
+class Counted:
+    total: int
+    done: int = field(default=0, init=False)
+
+
+@dataclass
+class Pair(Generic[T]):
+    one: T
+    more: list[T]
+
+
+@dataclass
+class Abstract:
+    lines: Sequence[Line]
+    by_name: Mapping[str, Line]
+
+
+def test_a_field_that_the_constructor_does_not_take_comes_back() -> None:
+    counted = Counted(10)
+    object.__setattr__(counted, "done", 7)
+    assert rebuild(asdict(counted), Counted) == counted
+    assert rebuild({"total": 10}, Counted) == Counted(10)
+    with pytest.raises(WrongType, match="'done'"):
+        rebuild({"total": 10, "done": "x"}, Counted)
+
+
+def test_a_model_is_read_by_the_names_of_its_fields_and_by_their_aliases() -> None:
+    assert rebuild(Renamed(pageNo=7).model_dump(mode="json"), Renamed).page == 7
+    assert rebuild(Renamed(pageNo=7).model_dump(mode="json", by_alias=True), Renamed).page == 7
+
+
+def test_of_several_types_that_fit_the_one_is_taken_that_holds_all_of_the_value() -> None:
+    stored = {"via": {"to": "a", "number": "1"}, "note": {"to": "a", "text": "t"}}
+    assert rebuild(stored, Sent) == Sent(Sms(to="a", number="1"), {"to": "a", "text": "t"})
+    found: Any = rebuild({"pageNo": 7}, Email | Renamed)  # type: ignore[arg-type]
+    assert found == Renamed(pageNo=7)
+
+
+def test_what_is_inside_of_abstract_and_generic_types_is_rebuilt() -> None:
+    one, plain = Line("a", Decimal(1)), {"article": "a", "price": Decimal(1)}
+    found = rebuild({"lines": [plain], "by_name": {"x": plain}}, Abstract)
+    assert found == Abstract([one], {"x": one})
+    assert rebuild({"lines": (plain,), "by_name": {}}, Abstract) == Abstract((one,), {})
+    assert rebuild({"one": plain, "more": [plain]}, Pair[Line]) == Pair(one, [one])
+    assert rebuild([1], Iterable) == [1]  # type: ignore[type-abstract]
+    for value, kind in (("text", Sequence[str]), ([1], set[int]), ({"one": 1, "more": []}, Pair[str])):
+        with pytest.raises(WrongType):
+            rebuild(value, kind)
 
 
 def test_plain_types_are_checked_and_an_int_fits_a_float() -> None:

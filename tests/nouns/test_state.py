@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -295,9 +296,8 @@ def test_a_counters_ttl_counts_from_its_creation(state: State) -> None:
 
 @pytest.mark.parametrize("by", [1.5, True, "1", None])
 def test_only_whole_numbers_are_counted(state: State, by: Any) -> None:
-    if by is not None:
-        with pytest.raises(CounterRange, match="must be an int"):
-            state.increment("k", by)
+    with pytest.raises(CounterRange, match="must be an int"):
+        state.increment("k", by)
     with pytest.raises(CounterRange, match="must be an int"):
         state.decrement("k", by)
     assert state.count("k") == 0
@@ -348,6 +348,38 @@ def test_a_wrong_limit_is_refused(state: State, limit: Any) -> None:
         with pytest.raises(ValueError, match="limit must be a whole number, 1 or more"):
             call(limit=limit)
     assert tuple(state.keys(limit=10**12)) == ("k",)
+
+
+class Place(str, Enum):
+    EU = "eu"
+
+
+def test_a_member_of_an_enum_is_the_key_scope_or_lock_of_its_value(state: State) -> None:
+    state.scope(Place.EU).set(Place.EU, 1)
+    assert state.scope("eu").get("eu") == 1
+    with state.scope(Place.EU).lock(Place.EU):
+        assert state.scope("eu").lock_info("eu") is not None
+
+
+def test_an_update_keeps_the_ttl_unless_it_gives_one(state: State) -> None:
+    assert state.update("k", lambda _: 1, ttl=60) == 1
+    before = state.entry("k")
+    assert state.update("k", lambda n: n + 1) == 2
+    after = state.entry("k")
+    assert before is not None
+    assert after is not None
+    assert before.expires_at is not None
+    assert after.expires_at == before.expires_at
+    state.update("k", lambda n: n + 1, ttl=600)
+    later = state.entry("k")
+    assert later is not None
+    assert later.expires_at is not None
+    assert later.expires_at > before.expires_at
+    state.update("none", lambda _: 1)
+    assert state.update("none", lambda n: n + 1) == 2
+    none = state.entry("none")
+    assert none is not None
+    assert none.expires_at is None
 
 
 @pytest.mark.parametrize("prefix", [None, 5, "\ud800", "a\x00", "x" * 1025])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -150,6 +151,37 @@ def test_a_loop_that_forgot_to_number_its_steps_is_refused(store: Store) -> None
         step("charge", charge, 2)
     assert calls == [(1, "EUR")]
     assert [step(f"charge:{n}", charge, n)["charged"] for n in (1, 2)] == [1, 2]
+
+
+@dataclass(eq=False)
+class Customer:
+    name: str
+
+    def welcome(self) -> str:
+        calls.append(self.name)
+        return self.name
+
+    def __call__(self) -> str:
+        return self.welcome()
+
+
+@pytest.mark.parametrize("fn_of", [lambda name: Customer(name).welcome, Customer, lambda name: partial(charge, name)])
+def test_a_loop_over_what_functions_bring_along_is_refused_too(store: Store, fn_of: Any) -> None:
+    step = step_of(store)
+    step("each", fn_of("a"))
+    with pytest.raises(StepConflict, match="on another object or with other arguments"):
+        step("each", fn_of("b"))
+    assert len(calls) == 1
+
+
+def test_a_list_that_is_filled_anew_is_another_argument_and_one_that_the_step_changes_is_not(store: Store) -> None:
+    step, batch, taken = step_of(store), [1, 2], {"a": [1]}
+    assert step("flush", sum, batch) == 3
+    batch[:] = [3]
+    with pytest.raises(StepConflict):
+        step("flush", sum, batch)
+    assert [step("take", lambda given: given["a"].pop(), given) for given in (taken, {"a": [1]})] == [1, 1]
+    assert taken == {"a": []}
 
 
 def test_methods_partials_and_lambdas_can_be_steps(store: Store) -> None:
