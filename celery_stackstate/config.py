@@ -182,13 +182,24 @@ def _has_django_settings() -> bool:
 def _configured_names(app: Celery) -> list[str]:
     namespace = f"{app.namespace}_".lower() if app.namespace else ""
     names = []
-    for key in list(app.conf.keys()):
+    for key in map(str, list(app.conf.keys())):
         if key == "STACKSTATE_APP":  # Django's setting that names the app, seen through Celery's configuration
             continue
-        name = str(key).lower().removeprefix(namespace)
-        if name.startswith("stackstate_") and name not in names:
+        name = key.lower().removeprefix(namespace)
+        if not name.startswith("stackstate_"):
+            continue
+        if key.isupper() and not (namespace and key.lower().startswith(namespace)):
+            _check_foreign(key, name, namespace)
+        elif name not in names:
             names.append(name)
     return [name.removeprefix("stackstate_") for name in names]
+
+
+def _check_foreign(key: str, name: str, namespace: str) -> None:
+    """Refuse one of our settings where Celery does not find it; others with such a name are the project's own."""
+    if name.removeprefix("stackstate_") in _CHECKS:
+        right = f"{namespace}{name}".upper() if namespace else name
+        raise ConfigurationError(f"{key} is not read as a setting of Celery: call it {right}")
 
 
 def _unknown(name: str, known: set[str]) -> str:

@@ -15,8 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from celery import Celery
-from celery._state import _get_active_apps
+from celery import Celery, _state
 from celery.result import AsyncResult
 
 from celery_stackstate import beat, liveness, signals
@@ -93,7 +92,7 @@ class StackState:
         named = _named_app()
         if named:
             return cls.of(_import_app(named))
-        extensions = all_extensions() or _attach_by_finalizing()
+        extensions = _of_projects(all_extensions() or _attach_by_finalizing())
         if len(extensions) == 1:
             return extensions[0]
         if not extensions:
@@ -124,12 +123,14 @@ class StackState:
     @cached_property
     def store(self) -> Store:
         """The store of state and keys."""
-        return self._open(self.settings.url)
+        return self._open("stackstate_url", self.settings.url)
 
     @cached_property
     def runs_store(self) -> Store:
         """The store of the run history."""
-        return self.store if self.settings.runs_url is None else self._open(self.settings.runs_url)
+        return (
+            self.store if self.settings.runs_url is None else self._open("stackstate_runs_url", self.settings.runs_url)
+        )
 
     @property
     def state(self) -> State:
@@ -283,14 +284,16 @@ class StackState:
 
     def where(self) -> str:
         """Return the URL of the store with a relative path made absolute, and without a password."""
-        return self._shown(self.settings.url)
+        return self._shown("stackstate_url", self.settings.url)
 
     def where_runs(self) -> str:
         """Return the same of the store of the history."""
-        return self._shown(self.settings.runs_url or self.settings.url)
+        runs_url = self.settings.runs_url
+        return self.where() if runs_url is None else self._shown("stackstate_runs_url", runs_url)
 
-    def _shown(self, url: str) -> str:
-        return hide_password(resolve_url(url, self.app))
+    def _shown(self, setting: str, url: str) -> str:
+        with _about(setting):
+            return hide_password(resolve_url(url, self.app))
 
     def warn_about_default_store(self) -> None:
         """Warn, once, that keys are kept in the default file: a process elsewhere would not find them there."""
@@ -342,13 +345,23 @@ class StackState:
         for name in names:
             self.__dict__.pop(name, None)
 
-    def _open(self, url: str) -> Store:
+    def _open(self, setting: str, url: str) -> Store:
         settings = self.settings
-        return open_store(resolve_url(url, self.app), prefix=settings.prefix, timeout=settings.store_timeout)
+        with _about(setting):
+            return open_store(resolve_url(url, self.app), prefix=settings.prefix, timeout=settings.store_timeout)
 
 
 #: The names of what an extension makes at first use, and keeps.
 _MADE = frozenset(name for name, value in vars(StackState).items() if isinstance(value, cached_property))
+
+
+@contextmanager
+def _about(setting: str) -> Iterator[None]:
+    """Let an error about the URL of a store name the setting that it is in."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("stackstate_url:", f"{setting}:", 1)) from error.__cause__
 
 
 @atexit.register
@@ -369,9 +382,15 @@ def _named_app() -> str | None:
     return named or None
 
 
+def _of_projects(extensions: list[StackState]) -> list[StackState]:
+    """Leave out Celery's own app, of threads that have no other: it has a copy of each task that names no app."""
+    chosen = [one for one in extensions if one.app is not _state.default_app or one.app.main != "default"]
+    return chosen or extensions
+
+
 def _attach_by_finalizing() -> list[StackState]:
     """Bind the tasks of the apps in this process, which attaches those that use StateTask; Celery does it lazily."""
-    for app in list(_get_active_apps()):
+    for app in list(_state._get_active_apps()):
         app.finalize()
     return all_extensions()
 

@@ -17,6 +17,7 @@ from celery_stackstate.errors import LeaderFailed, StoreUnavailable
 from celery_stackstate.key_record import FAILED, RETRYING, RUNNING, SUCCEEDED, Record, Ticket, store_key
 from celery_stackstate.keys import ONE_RUN
 from celery_stackstate.outcome import restore
+from celery_stackstate.positional import also_by_place
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
@@ -28,15 +29,18 @@ LONGEST_PAUSE = 1.0
 class RunResult(AsyncResult):
     """Celery's AsyncResult, which also says whether the call created the run.
 
-    `created` is False for a duplicate: `id` is then that of the run that already has the idempotency key. What the
-    result backend does not know, or without a result backend, the record of the key answers: `state`, `result` and
-    `get()` work for as long as the key is kept.
+    `created` is False for a duplicate: `id` is then that of the run that already has the idempotency key. It says
+    nothing on handles that no call of ours returned: those of `AsyncResult(id)` and of the members of a canvas.
+
+    What the result backend does not know, or without a result backend, the record of the key answers: `state`, `result`
+    and `get()` work for as long as the key is kept.
     """
 
     id: str
     created: bool = True
     _ticket: Ticket | None = None
 
+    @also_by_place(AsyncResult.get, "propagate", 2)
     def get(self, timeout: float | None = None, propagate: bool = True, **options: Any) -> Any:
         """Wait until the run has ended, and return its result, as AsyncResult does.
 

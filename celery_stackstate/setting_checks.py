@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
 from typing import Any
@@ -69,7 +69,11 @@ def integer(least: int, unit: str) -> Callable[[str, Any], Any]:
 
 def words(setting: str, value: Any) -> Any:
     """Take a list of words."""
-    if isinstance(value, str) or not all(isinstance(word, str) and word for word in value):
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Iterable)
+        or not all(isinstance(word, str) and word for word in value)
+    ):
         raise _fail(setting, value, "a list of words")
     return tuple(value)
 

@@ -10,6 +10,7 @@ from celery.app.task import Context
 
 from celery_stackstate.errors import ConfigurationError
 from celery_stackstate.extension import StackState
+from celery_stackstate.positional import also_by_place
 from celery_stackstate.publishing import first_send
 from celery_stackstate.publishing.options import (
     LostPolicy,
@@ -171,6 +172,7 @@ class StateTask(Task):
         """Publish the task with these arguments and no options but those of its attributes."""
         return self.apply_async(args, kwargs)
 
+    @also_by_place(Task.apply_async, "kwargs", 2)
     def apply_async(
         self,
         args: Any = None,

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "celery_stackstate"
 
 #: Each module's floor; a module may import from its own floor and those below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors", "records", "receiving", "latest", "usage", "visible"),
+    ("version", "errors", "records", "receiving", "latest", "positional", "usage", "visible"),
     ("stores", "value_scan"),
     ("redaction",),
     ("showing",),

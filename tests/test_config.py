@@ -63,6 +63,8 @@ def test_an_unknown_setting_is_refused_with_the_right_one() -> None:
         ("max_value_bytes", 1.5),
         ("worker_lease", "30"),
         ("redact", "password"),
+        ("redact", None),
+        ("redact", 5),
         ("log_level", "LOUD"),
         ("run_retention", {"DONE": 5}),
         ("run_retention", {"SUCCESS": 0}),
@@ -174,6 +176,30 @@ def test_current_finds_the_only_app_or_says_what_to_do() -> None:
     assert run.stdout.split() == ["True", "True"]
 
 
+def test_celerys_own_app_of_threads_that_have_no_other_is_not_the_projects() -> None:
+    script = (
+        "import threading, celery\n"
+        "from celery_stackstate import StackState, StateTask\n"
+        "app = celery.Celery('one')\n"
+        "def t(): ...\n"
+        "app.task(base=StateTask, name='t')(t).name\n"
+        "thread = threading.Thread(target=lambda: print('t' in celery.current_app.tasks))\n"
+        "thread.start(); thread.join()\n"
+        "print(StackState.current().app is app)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "foo://x", "redis://localhost:abc/2"])
+def test_an_error_about_the_store_of_the_history_names_its_setting(url: str) -> None:
+    extension = StackState(app_with(stackstate_url="memory://", stackstate_runs_url=url))
+    with pytest.raises(ConfigurationError, match=r"^stackstate_runs_url: "):
+        extension.check()
+    with pytest.raises(ConfigurationError, match=r"^stackstate_url: "):
+        StackState(app_with(stackstate_url=url)).check()
+
+
 def test_a_missing_driver_names_the_extra() -> None:
     script = (
         "import sys; sys.modules['redis'] = None\n"
@@ -220,3 +246,18 @@ def test_the_name_of_the_app_may_stand_among_djangos_settings() -> None:
     app = Celery("a", set_as_current=False)
     app.config_from_object(Django, namespace="CELERY")
     assert read_settings(app).url == "memory://"
+
+
+def test_a_setting_that_celery_does_not_find_is_told_and_what_is_not_ours_is_left_alone() -> None:
+    class Django:
+        STACKSTATE_HOST = "redis.internal"
+        CELERY_STACKSTATE_URL = "memory://"
+
+    app = Celery("a", set_as_current=False)
+    app.config_from_object(Django, namespace="CELERY")
+    assert read_settings(app).url == "memory://"
+    app.conf["STACKSTATE_PREFIX"] = "shop"
+    with pytest.raises(ConfigurationError, match=r"STACKSTATE_PREFIX is not read .* call it CELERY_STACKSTATE_PREFIX"):
+        read_settings(app)
+    with pytest.raises(ConfigurationError, match=r"STACKSTATE_URL is not read .* call it stackstate_url"):
+        read_settings(app_with(STACKSTATE_URL="memory://"))

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from celery_stackstate import (
     ConfigurationError,
@@ -242,6 +243,22 @@ def test_a_duplicate_gets_the_handle_of_the_first(queueing: Celery) -> None:
     run = StackState.of(queueing).runs.get(first.id)
     assert run is not None
     assert (run.status, run.key, run.args, run.task, run.queue) == ("QUEUED", "k", [1], "add", "celery")
+
+
+def test_what_celery_takes_by_place_is_taken_by_place(queueing: Celery) -> None:
+    task = queueing.task(name="add", shared=False)(add)
+    assert task.apply_async((1,), {}, "mine", idempotency_key="k").id == "mine"
+    sent = queueing.send_task("add", (1,), {}, 60, None, "by-name", idempotency_key="other")
+    assert sent.id == "by-name"
+    run = StackState.of(queueing).runs.get("by-name")
+    assert run is not None
+    assert run.eta is not None
+    with pytest.raises(TypeError, match="takes 5 positional arguments behind 'kwargs', not 6"):
+        task.apply_async((1,), {}, "a", None, None, None, None, 7)
+    with pytest.raises(TypeError, match="multiple values for task_id"):
+        task.apply_async((1,), {}, "a", task_id="b")
+    with pytest.raises(CeleryTimeoutError):
+        sent.get(0.1, True, 0.05)
 
 
 @pytest.mark.parametrize(

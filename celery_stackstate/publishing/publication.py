@@ -56,7 +56,6 @@ class Outgoing:
     original: Callable[..., Any]
     task: Any
     envelope: Envelope
-    rest: tuple[Any, ...] = ()
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -101,7 +100,7 @@ class Outgoing:
         """Publish it as it is, as if the extension were not there."""
         envelope, token = self.envelope, _let_through.set(self.extension)
         try:
-            return self.original(envelope.name, envelope.args, envelope.kwargs, *self.rest, **self.options)
+            return self.original(envelope.name, envelope.args, envelope.kwargs, **self.options)
         finally:
             _let_through.reset(token)
 

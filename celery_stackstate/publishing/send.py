@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery_stackstate.attached import task_named
 from celery_stackstate.errors import StackStateError
 from celery_stackstate.header import HEADER, read_ticket
+from celery_stackstate.positional import by_name
 from celery_stackstate.publishing import keyed, off
 from celery_stackstate.publishing.envelope import Envelope
 from celery_stackstate.publishing.options import complete, take_options
@@ -42,9 +43,9 @@ def send(
     **options: Any,
 ) -> Any:
     """Publish as `Celery.send_task` does, under an idempotency key if the options or the task have one."""
-    mine, options = take_options(options)
+    mine, options = take_options(by_name(original, "kwargs", rest, options))
     task = options.get("task_type") or task_named(extension.app, name)
-    outgoing = Outgoing(extension, original, task, Envelope(name, args or (), kwargs or {}, options), rest)
+    outgoing = Outgoing(extension, original, task, Envelope(name, args or (), kwargs or {}, options))
     if _goes_on(outgoing, mine):
         return _publish_carried(outgoing) if extension.enabled else outgoing.pass_through()
     refuse_hidden_keys(outgoing)

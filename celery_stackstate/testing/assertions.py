@@ -11,7 +11,7 @@ from celery.canvas import Signature
 
 from celery_stackstate.records import Event, LogLine, Run
 from celery_stackstate.testing.enqueued import Enqueued, Outbox, Wanted
-from celery_stackstate.testing.sense import check_arguments, name_of, unknown_task
+from celery_stackstate.testing.sense import check_arguments, check_task, name_of, unknown_task
 
 if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
@@ -137,6 +137,7 @@ class ReadHistory:
 def _find(extension: StackState, outbox: Outbox, wanted: Wanted, task: Any) -> list[Enqueued]:
     """Return what matches. Where nothing does, it must be something that could have matched."""
     __tracebackhide__ = True
+    check_task(wanted.task, task)
     known = extension.app.tasks.get(wanted.task)
     found = outbox.find(wanted, None if known is None else known.run)
     if not found and known is not None:

@@ -88,14 +88,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._sent: dict[str, Enqueued] = {}
+        self._sent: list[Enqueued] = []
         self._suppressed: list[str] = []
         self._replaced: list[Enqueued] = []
 
     def add(self, sent: Enqueued) -> None:
-        """Note a request, if its run is not known yet."""
+        """Note a request; a run that has a key is known by its id, and requested once."""
         with self._mutex:
-            self._sent.setdefault(sent.id, sent)
+            if sent.key is None or self._place_of(sent.id) is None:
+                self._sent.append(sent)
 
     def suppress(self, task: str, key: str, run_id: str) -> None:
         """Note a request that was a duplicate."""
@@ -105,24 +106,29 @@ class Outbox:
     def change(self, run_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Note that a run which has not begun was given other arguments."""
         with self._mutex:
-            if run_id in self._sent:
-                self._sent[run_id] = replace(self._sent[run_id], args=tuple(args), kwargs=dict(kwargs))
+            place = self._place_of(run_id)
+            if place is not None:
+                self._sent[place] = replace(self._sent[place], args=tuple(args), kwargs=dict(kwargs))
 
     def drop(self, run_id: str) -> None:
         """Note that a request has given its place to a later one before its run began."""
         with self._mutex:
-            if run_id in self._sent:
-                self._replaced.append(self._sent.pop(run_id))
+            place = self._place_of(run_id)
+            if place is not None:
+                self._replaced.append(self._sent.pop(place))
+
+    def _place_of(self, run_id: str) -> int | None:
+        return next((place for place, sent in enumerate(self._sent) if sent.id == run_id), None)
 
     def find(self, wanted: Wanted, body: Callable[..., Any] | None) -> list[Enqueued]:
         """Return what matches, the oldest first."""
         with self._mutex:
-            return [sent for sent in self._sent.values() if wanted.matches(sent, body)]
+            return [sent for sent in self._sent if wanted.matches(sent, body)]
 
     def __str__(self) -> str:
         """Tell all of it, for the message of a test that fails."""
         with self._mutex:
-            sent, replaced = ([str(one) for one in some] for some in (self._sent.values(), self._replaced))
+            sent, replaced = ([str(one) for one in some] for some in (self._sent, self._replaced))
             suppressed = list(self._suppressed)
         parts = [_listed("Enqueued in this test:", sent) if sent else "Nothing was enqueued in this test."]
         if suppressed:

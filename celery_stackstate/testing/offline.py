@@ -39,17 +39,20 @@ def offline(app: Celery[Any]) -> Iterator[None]:
     Messages are made, and then dropped; results are kept in memory, where the app keeps results at all.
     """
     aside = {name: getattr(app, name) for name in ("_pool", "_local", "_backend_cache")}
+    results: dict[Any, Any] = {}
     producers, make_backend = app.amqp._producer_pool, app._get_backend
 
     def connection(*_: Any, **__: Any) -> Connection:
         return Connection(transport=TRANSPORT)
 
     def backend() -> Any:
-        made = app.backend_cls or app.conf.result_backend
-        if not made or str(made).startswith("disabled"):
+        configured = app.backend_cls or app.conf.result_backend
+        if not configured or str(configured).startswith("disabled"):
             return make_backend()
         kind, url = backends.by_url(RESULTS, app.loader)
-        return kind(app=app, url=url)
+        made: Any = kind(app=app, url=url)
+        made.client.cache = results  # Celery's own is that of the process
+        return made
 
     app._pool = app._backend_cache = app.amqp._producer_pool = None
     app._local = threading.local()

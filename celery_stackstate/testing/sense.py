@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from celery.canvas import Signature
+
 from celery_stackstate.fingerprint import signature
 from celery_stackstate.recording import is_built_in
 from celery_stackstate.testing.enqueued import Wanted
@@ -21,6 +23,18 @@ def name_of(task: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{task!r} is no task: give the task, its name, or a signature of it")
     return name
+
+
+def check_task(name: str, task: Any) -> None:
+    """Make sure that it is a task which is looked for, and nothing beside it.
+
+    Raises:
+        ValueError: It is a canvas, or another task of Celery's own; or a signature with arguments.
+    """
+    if is_built_in(name):
+        raise ValueError(f"{name} is of Celery itself, and is not noted: look for the tasks that it is made of")
+    if isinstance(task, Signature) and (task.args or task.kwargs):
+        raise ValueError(f"the arguments of {task!r} are not compared: give them as args= and kwargs=")
 
 
 def unknown_task(name: str, known: Iterable[str]) -> ValueError:

@@ -50,11 +50,15 @@ def standing_in(
 ) -> Iterator[StackState]:
     """Give the extension of `app` stores of its own inside of the block, of `clock` those that are in memory.
 
-    Eager runs are recorded as well.
+    Eager runs are recorded as well. It is on, also where the project has switched it off for its tests.
     """
     extension = StackState.of(app)
     settings = dataclasses.replace(
-        read_settings(extension.app), url=url, runs_url=None if runs_url == url else runs_url, record_eager=True
+        read_settings(extension.app),
+        url=url,
+        runs_url=None if runs_url == url else runs_url,
+        record_eager=True,
+        enabled=True,
     )
     store = _opened(url, settings, extension.app, clock)
     runs_store = store if settings.runs_url is None else _opened(runs_url, settings, extension.app, clock)

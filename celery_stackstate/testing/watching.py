@@ -13,6 +13,7 @@ from celery.utils import uuid
 
 from celery_stackstate.errors import StackStateError
 from celery_stackstate.header import HEADER, read_key, read_stamp, read_ticket
+from celery_stackstate.positional import by_name
 from celery_stackstate.publishing.envelope import Envelope
 from celery_stackstate.publishing.options import complete, take_options
 from celery_stackstate.publishing.publication import current
@@ -115,7 +116,8 @@ class EagerCalls:
 
         @functools.wraps(original)
         def apply_async(task: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-            if not rest and self._is_eager(task):
+            options, rest = by_name(Task.apply_async, "kwargs", rest, options), ()
+            if self._is_eager(task):
                 options["task_id"] = options.get("task_id") or uuid()
                 self._announce(task, args, kwargs, options)
             return original(task, args, kwargs, *rest, **options)
@@ -146,9 +148,14 @@ class EagerCalls:
         app = self._extension.app
         return task.app is app and bool(app.conf.task_always_eager) and not is_built_in(task.name)
 
+    def _goes_on(self, run_id: str) -> bool:
+        """Return whether a run that is under way calls itself, or what replaces it."""
+        running = self._extension.app.current_task
+        return running is not None and running.request.id == run_id
+
     def _announce(self, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> None:
         run_id, args, kwargs = str(options["task_id"]), tuple(args or ()), dict(kwargs or {})
-        if run_id in self._announced or options.get("retries"):
+        if run_id in self._announced or options.get("retries") or self._goes_on(run_id):
             return
         try:
             mine, rest = take_options(options)

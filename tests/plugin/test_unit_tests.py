@@ -112,9 +112,23 @@ def test_what_is_enqueued_goes_nowhere_and_is_asserted(project: Project) -> None
         def test_revoking_and_asking_workers_reaches_nobody(stackstate):
             app.control.revoke("some-id")
             assert app.control.ping(timeout=0.1) == []
+
+        def test_a_second_request_with_the_same_id_counts_as_well(assert_enqueued, refute_enqueued):
+            send_mail.apply_async(("a",), task_id="mail-1")
+            refute_enqueued(import_rows)
+            send_mail.apply_async(("b",), {}, "mail-1")
+            import_rows.apply_async((1,), task_id="mail-1")
+            assert [found.args for found in assert_enqueued(send_mail, count=2)] == [("a",), ("b",)]
+            assert_enqueued(import_rows, args=(1,))
+
+        def test_a_project_that_is_switched_off_is_on_here(monkeypatch, request):
+            monkeypatch.setitem(app.conf, "stackstate_enabled", False)
+            assert_enqueued, state = map(request.getfixturevalue, ("assert_enqueued", "state"))
+            assert [charge.delay(7).created for _ in range(2)] == [True, False]
+            assert_enqueued(charge, key="order:7", count=1)
         """
     )
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=10)
 
 
 def test_eager_calls_run_at_once_and_are_asserted_and_recorded(project: Project) -> None:
@@ -138,6 +152,18 @@ def test_eager_calls_run_at_once_and_are_asserted_and_recorded(project: Project)
             send_mail.delay("a")
             assert_enqueued(send_mail, queue="mail")
             refute_enqueued(import_rows)
+
+        def test_what_is_called_by_place_is_seen_too(assert_enqueued):
+            charge.apply_async((7,), {}, "my-id")
+            assert [found.id for found in assert_enqueued(charge, count=1)] == ["my-id"]
+
+        @pytest.mark.parametrize("round", [1, 2])
+        def test_results_are_those_of_the_test(stackstate, monkeypatch, round):
+            monkeypatch.setitem(app.conf, "task_store_eager_result", True)
+            monkeypatch.setattr(import_rows, "store_eager_result", True)  # Celery read the setting when it made it
+            assert app.AsyncResult("job-7").state == "PENDING"
+            import_rows.apply_async((1,), task_id="job-7")
+            assert app.AsyncResult("job-7").state == "SUCCESS"
 
         def test_what_a_task_enqueues_is_seen(assert_enqueued):
             order_all.delay([1, 2])
@@ -196,7 +222,7 @@ def test_eager_calls_run_at_once_and_are_asserted_and_recorded(project: Project)
                 run_history("unknown")
         """
     )
-    result.assert_outcomes(passed=11)
+    result.assert_outcomes(passed=14)
 
 
 def test_what_was_sent_is_compared_whatever_becomes_of_the_objects(project: Project) -> None:
@@ -292,6 +318,7 @@ def test_what_nothing_could_match_is_an_error_of_the_test(project: Project) -> N
     result = project(
         test_shop="""
         import pytest
+        from celery import chain, group
         from shop import app, charge, send_mail
 
         @pytest.fixture(params=["assert_enqueued", "refute_enqueued"])
@@ -317,6 +344,15 @@ def test_what_nothing_could_match_is_an_error_of_the_test(project: Project) -> N
             with pytest.raises(TypeError, match="shop.charge cannot be called with these arguments: too many"):
                 assertion(charge, args=(7, 8, 9))
 
+        def test_a_canvas(assertion):
+            for canvas in (chain(charge.si(1), charge.si(2)), group(charge.si(1)), "celery.map"):
+                with pytest.raises(ValueError, match="look for the tasks that it is made of"):
+                    assertion(canvas)
+
+        def test_a_signature_with_arguments(assertion):
+            with pytest.raises(ValueError, match="give them as args= and kwargs="):
+                assertion(charge.s(7))
+
         @app.task
         def anything(**more): ...
 
@@ -335,7 +371,7 @@ def test_what_nothing_could_match_is_an_error_of_the_test(project: Project) -> N
             assert_enqueued(app.signature("stock.pick"))
         """
     )
-    result.assert_outcomes(passed=11)
+    result.assert_outcomes(passed=15)
 
 
 def test_a_failing_assertion_tells_what_was_enqueued_instead(project: Project) -> None:
