@@ -594,11 +594,11 @@ def test_a_renewal_that_waits_for_a_transaction_costs_no_other_lock(
 ) -> None:
     written, other = ours.state.lock("written", ttl=5), ours.state.lock("other", ttl=5)
     for lock in (written, other):
-        lock.ttl = 1.5
+        lock.ttl = 3
         lock.acquire()
     with ours.joining(session):
         ours.state.set("k", 1, fence=written)
-        time.sleep(3)
+        time.sleep(5)
         session.commit()
     other.check()
     other.release()
