@@ -211,9 +211,10 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_corrects_what_was_s
     # given
     node = start_worker()
     start_worker(args=IDLE)
-    result = tasks.take.delay("stopped", 2)
+    result = tasks.take.delay("stopped", 4)
     waiting = tasks.take.delay("waiting", 0)
     run_of(app, result.id, status="STARTED")
+    run_of(app, waiting.id, status="RECEIVED")
     worker = worker_of(app, node)
 
     # when
