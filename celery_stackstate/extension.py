@@ -128,9 +128,8 @@ class StackState:
     @cached_property
     def runs_store(self) -> Store:
         """The store of the run history."""
-        return (
-            self.store if self.settings.runs_url is None else self._open("stackstate_runs_url", self.settings.runs_url)
-        )
+        runs_url = self.settings.runs_url
+        return self.store if runs_url is None else self._open("stackstate_runs_url", runs_url)
 
     @property
     def state(self) -> State:

@@ -116,11 +116,11 @@ class EagerCalls:
 
         @functools.wraps(original)
         def apply_async(task: Any, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
-            options, rest = by_name(Task.apply_async, "kwargs", rest, options), ()
+            options = by_name(Task.apply_async, "kwargs", rest, options)
             if self._is_eager(task):
                 options["task_id"] = options.get("task_id") or uuid()
                 self._announce(task, args, kwargs, options)
-            return original(task, args, kwargs, *rest, **options)
+            return original(task, args, kwargs, **options)
 
         return apply_async
 
