@@ -56,9 +56,7 @@ def _rebuild(value: Any, kind: Any, path: str) -> Any:
     if hasattr(kind, "model_validate"):
         return _model(value, kind, path)
     if is_typeddict(origin) or (dataclasses.is_dataclass(origin) and isinstance(origin, type)):
-        return _fields(
-            value, origin, path, dict(zip(getattr(origin, "__parameters__", ()), get_args(kind), strict=False))
-        )
+        return _fields(value, origin, path, _bound(origin, get_args(kind)))
     if origin in ABSTRACT:
         return _abstract(value, kind, origin, path)
     if origin in (list, tuple, dict):
@@ -113,9 +111,8 @@ def _model(value: Any, kind: Any, path: str) -> Any:
         return _validated(kind.model_validate, value)
     except ValueError as error:  # pydantic's ValidationError is one
         try:
-            return _validated(
-                kind.model_validate_json, json.dumps(value)
-            )  # what a strict model takes of model_dump(mode="json")
+            # what a strict model takes of model_dump(mode="json")
+            return _validated(kind.model_validate_json, json.dumps(value))
         except (TypeError, ValueError):
             raise WrongType(f"{path} does not fit {_name(kind)}: {error}", path=path) from error
 
