@@ -39,8 +39,13 @@ class Chores:
         return dropped
 
     def do(self) -> None:
-        """Do all there are, up to one whose store is away: that one comes first again, after a pause."""
-        while self._waiting and time.monotonic() >= self._after:
+        """Do all there are, up to one whose store is away: that one comes first again, after a pause.
+
+        Those that are added meanwhile wait for the next time: what comes in quick succession is done together.
+        """
+        for _ in range(len(self._waiting)):
+            if time.monotonic() < self._after:
+                return
             try:
                 chore = self._waiting.popleft()
             except IndexError:  # the recorder's thread and a flush at once

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any
 
 from celery_stackstate.stores import rules
@@ -36,6 +38,8 @@ class Run:
     standing: RunStanding = field(default_factory=RunStanding)
     events: dict[str, StoredEvent] = field(default_factory=dict)
     logs: dict[tuple[str, int], StoredLog] = field(default_factory=dict)
+    #: The log lines by their place, None where they changed since somebody read them.
+    read: list[StoredLog] | None = None
 
     def row(self, run_id: str) -> RunRow:
         """Return the summary."""
@@ -46,8 +50,15 @@ class Run:
         """Return the events by `(at, uid)`."""
         return sorted(self.events.values(), key=lambda event: (event.at, event.uid))
 
+    def lines(self) -> list[StoredLog]:
+        """Return the log lines by their place."""
+        if self.read is None:
+            self.read = sorted(self.logs.values(), key=_place)
+        return self.read
+
     def merge(self, write: RunWrite) -> None:
         """Add what `write` says."""
+        self.read = None
         self.facts = _first_wins(self.facts, write.facts)
         if write.standing is not None and self._yields_to(write.rank, write.standing):
             self.rank, self.standing = write.rank, write.standing
@@ -136,10 +147,10 @@ class MemoryRuns(Store):
         """Return log lines by `(at, execution, seq)`, of all executions or one, behind the line named by `after`."""
         with self._locked():
             run = self._runs.get(run_id)
-            lines = [] if run is None else list(run.logs.values())
-        wanted = (line for line in lines if execution in (None, line.execution))
-        behind = (line for line in wanted if after is None or _place(line) > after)
-        return sorted(behind, key=_place)[:limit]
+            lines = [] if run is None else run.lines()
+        first = 0 if after is None else bisect_right(lines, after, key=_place)
+        wanted = (line for line in islice(lines, first, None) if execution in (None, line.execution))
+        return list(islice(wanted, limit))
 
     def remove_runs(self, run_ids: Sequence[str]) -> int:
         """Delete these runs; return how many there were."""

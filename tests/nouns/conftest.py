@@ -22,7 +22,8 @@ LIMIT = 262_144
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     urls = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/state.sqlite3"}
     url = urls.get(request.param) or request.getfixturevalue(f"{request.param}_url")
-    opened = open_store(url, prefix=f"test-{uuid4().hex}", timeout=5)
+    # Long: how slow a store may be is no concern of the nouns.
+    opened = open_store(url, prefix=f"test-{uuid4().hex}", timeout=30)
     yield opened
     renewer.forget_all()
     opened.close()

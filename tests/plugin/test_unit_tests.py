@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.plugin.conftest import Project
+from tests.waiting import Stopwatch
 
 pytest_plugins = ["pytester"]
 
 
 def test_each_test_has_an_empty_store_of_its_own_and_nothing_is_connected_to(project: Project) -> None:
-    began = time.monotonic()
+    watch = Stopwatch()
     result = project(
         test_shop="""
         import pytest
@@ -45,7 +44,7 @@ def test_each_test_has_an_empty_store_of_its_own_and_nothing_is_connected_to(pro
         """
     )
     result.assert_outcomes(passed=5)
-    assert time.monotonic() - began < 30
+    assert watch.seconds < 30
 
 
 def test_what_is_enqueued_goes_nowhere_and_is_asserted(project: Project) -> None:

@@ -36,15 +36,16 @@ from tests.reaping.world import (
 )
 
 # -- what a round costs --------------------------------------------------------------------------------------------
+from tests.waiting import Stopwatch
 
 
 def round_of(extension: StackState, the_reaper: Reaper) -> tuple[Counter[str], float]:
     """Do a round; return how often it called which verb, and how long it took."""
     store, counting = extension.store, Counting(extension.store)
     extension.__dict__.update(store=counting, runs_store=counting)
-    began = time.monotonic()
+    watch = Stopwatch()
     the_reaper.round()
-    seconds = time.monotonic() - began
+    seconds = watch.seconds
     extension.__dict__.update(store=store, runs_store=store)
     return counting.calls, seconds
 

@@ -21,6 +21,7 @@ from celery_stackstate.stores.base import RunFacts, RunQuery, RunStanding, RunWr
 from celery_stackstate.testing import StoreContract
 from tests.redis_servers import RedisCluster, add_until, wait_until
 from tests.services import HOST, RedisServer, free_port
+from tests.waiting import Stopwatch
 
 
 class TestRedisCluster(StoreContract):
@@ -275,12 +276,12 @@ def test_a_dead_node_is_an_outage_until_it_is_back(cluster: RedisCluster, prefix
 
 
 def outcome(store: Store) -> tuple[object, float]:
-    started, result = time.monotonic(), None
+    watch, result = Stopwatch(), None
     try:
         store.add(b"c", 1)
     except Exception as error:
         result = error
-    return result, time.monotonic() - started
+    return result, watch.seconds
 
 
 def is_unavailable_in_time(store: Store, until: float) -> bool:

@@ -14,6 +14,7 @@ from celery_stackstate.errors import StoreUnavailable
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
 from tests.services import HOST, RedisServer
+from tests.waiting import Stopwatch
 
 #: Forms of a URL that names one server which is not what it should be.
 FORMS = ["redis://{}", "redis+cluster://{}", "sentinel://{}/m"]
@@ -60,12 +61,12 @@ def outcomes(call: Callable[[], object], threads: int) -> list[tuple[object, flo
     found: list[tuple[object, float]] = []
 
     def work() -> None:
-        started, raised = time.monotonic(), None
+        watch, raised = Stopwatch(), None
         try:
             call()
         except Exception as error:
             raised = error
-        found.append((raised, time.monotonic() - started))
+        found.append((raised, watch.seconds))
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:

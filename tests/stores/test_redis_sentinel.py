@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from celery_stackstate.stores.base import Store
 from celery_stackstate.testing import StoreContract
 from tests.redis_servers import MASTER, SentinelGroup, wait_until
 from tests.services import HOST, RedisServer, free_port
+from tests.waiting import Stopwatch
 
 #: Seconds that a failover of this group may take: to notice (1), to agree and to promote.
 FAILOVER = 15
@@ -138,12 +138,12 @@ def test_writes_resume_on_the_promoted_replica_when_the_master_is_killed(group: 
 
 def call_until(store: Store, ended: threading.Event, calls: list[tuple[float, object]]) -> None:
     while not ended.is_set():
-        started, outcome = time.monotonic(), None
+        watch, outcome = Stopwatch(), None
         try:
             store.add(b"d", 1)
         except Exception as error:
             outcome = error
-        calls.append((time.monotonic() - started, outcome))
+        calls.append((watch.seconds, outcome))
         ended.wait(0.02)
 
 
@@ -160,10 +160,10 @@ def test_a_master_that_hangs_is_left_for_the_new_one(group: SentinelGroup, store
     master = group.master()
     master.pause()
     try:
-        started = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(StoreUnavailable) as caught:
             store.add(b"c", 1)
-        assert time.monotonic() - started < 1.2
+        assert watch.seconds < 1.2
         assert caught.value.maybe_applied is True
         wait_until(lambda: is_written(store), "a write", FAILOVER)
         wait_until(lambda: group.master() is not master, "that every Sentinel knows")

@@ -30,7 +30,7 @@ from tests.stores.django_databases import (
     forget_database,
     installed_app,  # noqa: F401
 )
-from tests.waiting import wait_for
+from tests.waiting import Stopwatch, wait_for
 from tests.worker.probes import in_another_process, key_state, messages, notes, record, run_of, wait_for_note
 
 configure(**SETTINGS)
@@ -305,16 +305,16 @@ def test_a_winner_that_takes_too_long_is_not_waited_for(app: Celery, tasks: Modu
     in_a_file = connections[tasks.ALIAS].vendor == "sqlite"
 
     def lose() -> float:
-        began = time.monotonic()
+        watch = Stopwatch()
         if not joined:
             with pytest.raises(StoreUnavailable):
                 pay(tasks)
-            return time.monotonic() - began
+            return watch.seconds
         with tasks.atomic():
             # On SQLite this is Django's own error: nobody can write in that file.
             with pytest.raises(OperationalError if in_a_file else StoreUnavailable):
                 pay(tasks)
-            waited = time.monotonic() - began
+            waited = watch.seconds
             if not in_a_file:
                 state.set("after", 1)  # the transaction is as it was before the call
             assert state.get("nothing") is None
