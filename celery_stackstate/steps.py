@@ -83,7 +83,10 @@ class Steps:
     def _check_arguments(self, name: str, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse a name that is used twice in one attempt with other arguments: a loop that forgot to number it."""
         called = (_carried(fn), args, kwargs)
-        seen = self._seen.setdefault(name, _as_now(called))
+        try:
+            seen = self._seen.setdefault(name, _as_now(called))
+        except RecursionError:  # a list that holds itself: nothing can be said against it
+            return
         if not _alike(seen, called):
             raise StepConflict(
                 f"the step {name!r} was called before in this attempt, on another object or with other arguments; "

@@ -184,6 +184,13 @@ def test_a_list_that_is_filled_anew_is_another_argument_and_one_that_the_step_ch
     assert taken == {"a": []}
 
 
+def test_arguments_that_cannot_be_compared_are_passed_on(store: Store) -> None:
+    step = step_of(store)
+    itself: list[Any] = []
+    itself.append(itself)
+    assert [step("length", len, itself) for _ in range(2)] == [1, 1]
+
+
 def test_methods_partials_and_lambdas_can_be_steps(store: Store) -> None:
     for _ in range(2):
         step = step_of(store)
