@@ -19,7 +19,7 @@ from celery_stackstate.telling import Telling
 from celery_stackstate.touches import Touches
 from celery_stackstate.usage import Usage
 
-MAX_EVENTS = 500
+MAX_EVENTS, MOST_NAME = 500, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +122,14 @@ class OpenAttempt:
 
     def note(self, name: str, data: Mapping[str, Any]) -> None:
         """Add an event of the task's own to the timeline; beyond 500 of one attempt they are dropped."""
-        shown = self._telling.snapshot(dict(data)).value
+        shown, called = self._telling.snapshot(dict(data)).value, self._telling.name(name)[:MOST_NAME]
+        if not isinstance(shown, dict):  # a text: there was too much of it, or the project's hook says so
+            shown = {"data": shown}
         with self._mutex:
             self._noted += 1
             if self._noted <= MAX_EVENTS:
                 uid, at = f"{facts.NOTE}{self.execution}:{self._noted}", self._now()
-                self._events.append(
-                    facts.event(uid, printable(name), execution=self.execution, at=at, custom=True, data=shown)
-                )
+                self._events.append(facts.event(uid, called, execution=self.execution, at=at, custom=True, data=shown))
 
     def progress(self, done: float, total: float | None, message: str | None) -> None:
         """Say how far it is. Only the latest is kept until the next write, so a call per item is cheap."""
@@ -174,6 +174,12 @@ class OpenAttempt:
         with self._mutex:
             if not self._skipped:
                 self._events[0] = self._start_event(payload)
+
+    def take_over(self, payload: Mapping[str, Any]) -> None:
+        """Say what the body gets in place of what the first of several requests asked for."""
+        with self._mutex:
+            uid = f"{facts.DEBOUNCED}:{self.execution}"
+            self._events.append(facts.event(uid, facts.DEBOUNCED, execution=self.execution, at=self._now(), **payload))
 
     def opening(self) -> list[RunWrite]:
         """Return the start as it would be written by itself; nothing when it was taken."""
@@ -282,7 +288,7 @@ class OpenAttempt:
     def _due(self, *, at_once: bool) -> list[StoredEvent]:
         found = []
         for name, slot in self._slots.items():
-            told = slot.take(self.started, at_once=at_once)
+            told = slot.take(self.started, now_micros(), at_once=at_once)
             if told is not None:
                 at, data = told
                 if name == "progress":

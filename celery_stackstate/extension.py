@@ -216,6 +216,7 @@ class StackState:
 
         Raises:
             NotRepeatable: What it was asked for was not kept: its task lacks `keep_payload = True`.
+            ConfigurationError: An option is one of a key.
             StoreUnavailable: The store cannot be reached now.
         """
         return repeat.repeat(self, run_id, options)

@@ -33,6 +33,8 @@ MOST_EVENTS = 1_000
 
 #: How the uids of events begin that tasks have named, and of those that tell an end.
 NOTE, END = "note:", "end:"
+#: The event that says what the body of a debounced run gets, which is what the last of its requests asked for.
+DEBOUNCED = "debounced"
 
 PHASES = (QUEUED, RECEIVED, STARTED, LOST, RETRY, IGNORED, REJECTED, REVOKED, FAILURE, SUCCESS)
 SUCCESS_RANK = 2**50

@@ -29,6 +29,11 @@ def is_newer(header: Any) -> bool:
     return isinstance(header, Mapping) and header.get(FORMAT, 1) > HEADER_FORMAT
 
 
+def is_repetition(header: Mapping[str, Any]) -> bool:
+    """Return whether a header says no more than that its message, the first of its run, repeats another run."""
+    return "rerun_of" in header and "stamp" not in header
+
+
 def read_ticket(header: Any, part: str = "ticket") -> Ticket | None:
     """Return the ticket that our header carries, or None."""
     carried = header.get(part) if isinstance(header, Mapping) and not is_newer(header) else None

@@ -75,6 +75,7 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
     ]  # a task's own may be called so
     attempts = _attempts(events)
     request = _request(events)
+    request.update(_last(events, facts.DEBOUNCED))
     last_end = next((attempt for attempt in reversed(attempts) if attempt.status == row.standing.status), None)
     ending = _last(events, "success" if row.standing.status == SUCCESS else row.standing.status.lower())
     return replace(

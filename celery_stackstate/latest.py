@@ -10,7 +10,8 @@ from typing import Any
 
 from celery_stackstate.records import Progress, from_micros
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 1_000_000, 10_000_000
+#: The recorder looks once a second, more or less.
+SHORTEST_PAUSE, LONGEST_PAUSE = 900_000, 10_000_000
 #: So many characters of a message go into the summary of a run.
 MOST_MESSAGE = 100
 
@@ -28,12 +29,12 @@ class Latest:
         """Replace what was said."""
         self._at, self._data = at, data
 
-    def take(self, begun: int, *, at_once: bool) -> tuple[int, Mapping[str, Any]] | None:
+    def take(self, begun: int, now: int, *, at_once: bool) -> tuple[int, Mapping[str, Any]] | None:
         """Return when it was said and what, if that was not taken yet and its time has come, or `at_once`."""
-        if self._data is None or (self._at < self._not_before and not at_once):
+        if self._data is None or (now < self._not_before and not at_once):
             return None
         data, self._data = self._data, None
-        self._not_before = self._at + min(LONGEST_PAUSE, max(SHORTEST_PAUSE, (self._at - begun) // 50))
+        self._not_before = now + min(LONGEST_PAUSE, max(SHORTEST_PAUSE, (now - begun) // 50))
         return self._at, data
 
 

@@ -8,9 +8,11 @@ from itertools import accumulate
 
 from celery_stackstate.value_scan import REDACTED, ValueScan
 
-# A user may be a mail address. A port is no password. What is one may hold an at sign and a single slash, but no end of
-# a text in JSON.
-_URL_PASSWORD = re.compile(r"""://[^\s:/]*:(?!\d*(?:[/?#]|\Z))((?:[^\s/"']|/(?!/)|["'](?![\s,:;)\]}]))+)@""")
+# A user may be a mail address; an address in brackets is none. A port is no password. What is one may hold an at sign
+# and a single slash, but no end of a text in JSON.
+_URL_PASSWORD = re.compile(
+    r"""://(?!\[[\da-fA-F:.]+\])[^\s:/]*:(?!\d*(?:[/?#]|\Z))((?:[^\s/"']|/(?!/)|["'](?![\s,:;)\]}]))+)@"""
+)
 _PRIVATE_KEY = re.compile(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)")
 _REST_OF_NAME = re.compile(r"[\w-]*")
 

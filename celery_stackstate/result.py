@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from celery_stackstate.extension import StackState
 
 STATES = {RUNNING: states.STARTED, RETRYING: states.RETRY, SUCCEEDED: states.SUCCESS, FAILED: states.FAILURE}
-LONGEST_PAUSE = 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+#: Marks what is known of a run that has succeeded with a result that could not be kept with its key.
+NOT_KEPT = "not_kept"
 
 
 class RunResult(AsyncResult):
@@ -51,19 +55,31 @@ class RunResult(AsyncResult):
 
         Raises:
             celery.exceptions.TimeoutError: It had not ended.
+            LeaderFailed: It has succeeded, and there is no result backend, nor could its result be kept with the key.
         """
-        if self._is_kept_by_backend() or self._ticket is None:
+        if self._ticket is None:
             return super().get(timeout=timeout, propagate=propagate, **options)
-        if options.get("disable_sync_subtasks", True):
+        if options.pop("disable_sync_subtasks", True):
             assert_will_not_block()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.05
-        while not self.ready():
-            if deadline is not None and time.monotonic() + pause > deadline:
+        callback, pause = options.pop("callback", None), FIRST_PAUSE
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (meta := self._get_task_meta())["status"] not in states.READY_STATES:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise CeleryTimeoutError("The operation timed out.")
-            time.sleep(pause)
+            self._wait(min(pause, left), propagate=propagate, **options)
             pause = min(LONGEST_PAUSE, 1.5 * pause)
-        return self.maybe_throw(propagate=propagate, callback=options.get("callback"))
+        if meta.get(NOT_KEPT) and propagate:
+            raise _leader_failed(self._ticket, "has succeeded, but its result could not be kept with its key")
+        return self.maybe_throw(propagate=propagate, callback=callback)
+
+    def _wait(self, seconds: float, **options: Any) -> None:
+        """Wait for the result backend, at most so long: whether a run keeps its result from it, only its end shows."""
+        if self._is_kept_from_backend():
+            time.sleep(seconds)
+            return
+        with suppress(CeleryTimeoutError):  # if it is of the task itself, whoever looks next finds it
+            super().get(timeout=seconds, disable_sync_subtasks=False, **options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         made, arguments = super().__reduce__()
@@ -74,17 +90,13 @@ class RunResult(AsyncResult):
         copied.created, copied._ticket = self.created, self._ticket
         return copied
 
-    def _is_kept_by_backend(self) -> bool:
-        """Return whether the result backend has the result, or is going to get it."""
-        if isinstance(self.backend, DisabledBackend):
-            return False
-        meta = super()._get_task_meta()
-        if meta["status"] in states.READY_STATES or self._ticket is None:
+    def _is_kept_from_backend(self) -> bool:
+        """Return whether it is known that no result backend will have the result."""
+        if isinstance(self.backend, DisabledBackend) or self.ignored:
             return True
-        record = self._record()
-        task = task_named(self.app, self._ticket.task)
-        ended = record is not None and (record.ended or self._has_taken_over(record))
-        return not ended and not getattr(task, "ignore_result", False)
+        return self._ticket is not None and bool(
+            getattr(task_named(self.app, self._ticket.task), "ignore_result", False)
+        )
 
     def _get_task_meta(self) -> dict[str, Any]:
         if self._cache is not None:
@@ -96,10 +108,14 @@ class RunResult(AsyncResult):
         if self._ticket is None or meta["status"] in states.READY_STATES:
             return meta
         record = self._record()
-        if record is not None and (record.ended or meta["status"] == states.PENDING):
-            meta = self._meta_of(record)
-            self._maybe_set_cache(meta)
-        return meta
+        if record is None or not (record.ended or meta["status"] == states.PENDING):
+            return meta
+        known = self._meta_of(record)
+        if self._is_kept_from_backend():
+            self._maybe_set_cache(known)
+        elif known.get(NOT_KEPT):
+            return meta  # the backend is about to have it
+        return known
 
     def _record(self) -> Record | None:
         """Return the record of the run, else that of the run to which its key has gone.
@@ -135,7 +151,10 @@ class RunResult(AsyncResult):
         elif record.state == SUCCEEDED and record.result is not None:
             result = kombu_json.loads(record.result)
         elif record.state == FAILED:
-            result = restore(self.backend, record.error) or LeaderFailed(
-                f"the run {record.ticket.task_id} has failed", key=record.ticket.key, task_id=record.ticket.task_id
-            )
-        return {"status": status, "result": result, "traceback": None, "children": None, "task_id": self.id}
+            result = restore(self.backend, record.error) or _leader_failed(record.ticket, "has failed")
+        meta = {"status": status, "result": result, "traceback": None, "children": None, "task_id": self.id}
+        return {**meta, NOT_KEPT: True} if record.state == SUCCEEDED and record.result is None else meta
+
+
+def _leader_failed(ticket: Ticket, how: str) -> LeaderFailed:
+    return LeaderFailed(f"the run {ticket.task_id} {how}", key=ticket.key, task_id=ticket.task_id)

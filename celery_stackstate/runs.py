@@ -209,6 +209,8 @@ class Runs:
             if not custom and data.pop("touched", None) and stored.name == "touched":
                 continue  # `Run.touched` tells of it
             data = data.get("data", {}) if custom else data
+            if not isinstance(data, dict):
+                data = {"data": data}
             events.append(Event(_moment(stored.at), stored.name, stored.execution, data))
         return events
 

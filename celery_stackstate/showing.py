@@ -18,6 +18,8 @@ from celery_stackstate.value_scan import REDACTED
 
 MAX_DEPTH = 12
 MAX_TEXT = 16_384
+#: So many times the room is read at most.
+MOST_READ = 2
 #: JSON takes at most so many bytes for each that a `Walk` counts: six for a letter, twenty-odd for a number.
 BYTES_A_COUNT = 30
 
@@ -39,19 +41,25 @@ class Walk:
     """Goes over one value until it is at its end or `room` bytes are certainly passed.
 
     `size` counts what was shown, never more than JSON takes of it in bytes; `cut` says that something was left out.
+    Texts that are longer than what is shown of them cannot keep it going: it ends as well when it has read too much.
     What `interrupts`, such as a time limit, is no failure of the value: it passes.
     """
 
-    __slots__ = ("_interrupts", "_room", "_rules", "cut", "size")
+    __slots__ = ("_interrupts", "_read", "_room", "_rules", "cut", "size")
 
     def __init__(self, rules: Rules, room: int, interrupts: tuple[type[BaseException], ...] = ()) -> None:
         self._rules, self._room, self._interrupts = rules, room, interrupts
         self.size, self.cut = -2, False  # what stands alone has no comma and no blank behind it
+        self._read = 0
 
     @property
     def full(self) -> bool:
         """Whether what was shown is more than there is room for."""
         return self.size > self._room
+
+    @property
+    def _ends(self) -> bool:
+        return self.full or self._read > MOST_READ * self._room
 
     def shown(self, value: Any, depth: int = 0) -> Any:
         """Return `value`, or a text that says why it cannot be shown."""
@@ -84,6 +92,7 @@ class Walk:
 
     def _text(self, text: str) -> str:
         self.cut = self.cut or len(text) > MAX_TEXT
+        self._read += min(len(text), MAX_TEXT)
         return self._counted(self._rules.text(text))
 
     def _scalar(self, value: float | None) -> Any:
@@ -100,7 +109,7 @@ class Walk:
         shown: dict[str, Any] = {}
         self.size += 2
         for key, item in value.items():
-            if self.size > self._room:
+            if self._ends:
                 self.cut = True
                 break
             name, hidden = self._name(key)
@@ -125,7 +134,7 @@ class Walk:
         option = False
         self.size += 2
         for item in value:
-            if self.size > self._room:
+            if self._ends:
                 self.cut = True
                 break
             if option or (names is not None and self._name(next(names, ""))[1]):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from celery_stackstate.payload import Redactor, Snapshot
+from celery_stackstate.showing import printable
 
 T = TypeVar("T")
 
@@ -29,6 +30,10 @@ class Telling:
     def line(self, text: str) -> str:
         """Return a log line as it may be shown."""
         return self.told(lambda one: self._redactor.line("log", one), text)
+
+    def name(self, text: str) -> str:
+        """Return a short text of the task's own, which the project's hook is not asked about, as it may be shown."""
+        return printable(self.told(self._redactor.text, text))
 
     @property
     def is_asking(self) -> bool:

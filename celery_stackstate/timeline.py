@@ -33,7 +33,7 @@ class Timeline:
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"an event needs a name, not {name!r:.80}")
         if self._attempt is not None:
-            self._attempt.note(name[:200], data)
+            self._attempt.note(name, data)
 
     def progress(self, done: SupportsFloat, total: SupportsFloat | None = None, message: str | None = None) -> None:
         """Say how far the run is; the latest call is written about once a second, so a call per item is cheap.

@@ -14,6 +14,7 @@ from celery_stackstate import (
     ConfigurationError,
     IdempotencyConflict,
     InvalidKey,
+    NotSerializable,
     StackState,
     StateTask,
     TooManyDeliveries,
@@ -364,6 +365,28 @@ def test_a_fingerprint_of_ones_own_needs_no_arguments_that_json_can_hold(app: Ce
     task = app.task(shared=False, name="upload", idempotency_fingerprint=lambda order, blob: order)(upload)
     first = task.apply_async((1, {1, 2}.__iter__), idempotency_key="k")
     assert first.id == task.apply_async((1, len), idempotency_key="k").id
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_json_would_change_is_not_kept_with_another_serializer(app: Celery, known: bool) -> None:
+    def paint(colours: Any) -> None: ...
+
+    app.conf.update(task_serializer="pickle", accept_content=["pickle"])
+    if known:
+        app.task(shared=False, name="paint")(paint)
+
+    def kept(colours: Any, key: str) -> str | None:
+        result = app.send_task("paint", (colours,), idempotency_key=key)
+        record = StackState.of(app).key_protocol.record(result._ticket.store_key)
+        assert record is not None
+        return record.envelope
+
+    assert kept((1, 2), "a") is kept({1: "red"}, "b") is None
+    assert "red" in str(kept({"1": ["red"]}, "c"))
+    with pytest.raises(NotSerializable, match="which debounce needs: JSON would not hold them as pickle does"):
+        app.send_task("paint", ({1: "red"},), idempotency_key="d", debounce=1)
+    app.conf.task_serializer = "json"
+    assert "red" in str(kept({1: "red"}, "e")), "its message has it so, too"
 
 
 @pytest.mark.parametrize(

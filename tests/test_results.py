@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,10 +12,11 @@ from uuid import uuid4
 
 import pytest
 from celery import Celery
+from celery.backends.base import DisabledBackend
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from celery_stackstate import RunResult, StackState, StateTask
+from celery_stackstate import LeaderFailed, RunResult, StackState, StateTask
 from celery_stackstate.key_record import Attempt, Verdict, store_key
 from celery_stackstate.liveness import Lease
 
@@ -43,7 +45,7 @@ def add(x: int, y: int = 2) -> int:
     return x + y
 
 
-def run(app: Celery, key: str, task: str = "add", *, result: str = "3") -> None:
+def run(app: Celery, key: str, task: str = "add", *, result: str | None = "3") -> None:
     """Do to the record of a key what a worker does, without telling the result backend."""
     keys = StackState.of(app).key_protocol
     record = keys.record(store_key(f"task:{task}", key))
@@ -85,6 +87,53 @@ def test_handles_of_runs_that_were_sent_by_name_are_read_from_the_key(app: Celer
     run(app, "k", "by.name")
     for result in (leader, duplicate, signed):
         assert (result.get(timeout=5), result.state) == (3, "SUCCESS")
+
+
+@pytest.mark.parametrize("how", ["by name", "with an option"])
+def test_a_wait_for_a_run_ends_though_its_result_never_comes_to_the_backend(app: Celery, how: str, task: Any) -> None:
+    if how == "by name":
+        result = app.send_task("by.name", (1,), idempotency_key="k")
+    else:
+        result = task.apply_async((1,), idempotency_key="k", ignore_result=True)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(one.get, timeout=10) for one in (result, copy.copy(result))]
+        with pytest.raises(CeleryTimeoutError):
+            copy.copy(result).get(timeout=0.3)
+        run(app, "k", "by.name" if how == "by name" else "add")
+        assert [one.result(timeout=3) for one in waiting] == [3, 3]
+
+
+def test_a_wait_is_as_long_as_was_asked_for(task: Any) -> None:
+    result = task.apply_async((1,), idempotency_key="k")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(result.get, timeout=2.4)
+        time.sleep(2)
+        run(task.app, "k")
+        assert waiting.result(timeout=3) == 3
+
+
+def test_what_the_key_tells_first_gives_way_to_what_the_backend_tells_then() -> None:
+    app = make_app("cache+memory://")
+    task = app.task(name="add", shared=False)(add)
+    result = task.apply_async((1,), idempotency_key="k")
+    run(app, "k")
+    assert (result.ready(), result.result, result.traceback) == (True, 3, None)
+    app.backend.store_result(result.id, ValueError("at the callback"), "FAILURE", traceback="Traceback: here")
+    assert (result.state, result.traceback) == ("FAILURE", "Traceback: here")
+
+
+def test_a_result_that_could_not_be_kept_with_its_key(task: Any) -> None:
+    result = task.apply_async((1,), idempotency_key="k")
+    run(task.app, "k", result=None)
+    if isinstance(task.app.backend, DisabledBackend):
+        assert result.state == "SUCCESS"
+        with pytest.raises(LeaderFailed, match="its result could not be kept with its key"):
+            result.get(timeout=5)
+        assert result.get(timeout=5, propagate=False) is None
+    else:  # which is about to have it
+        assert not result.ready()
+        task.app.backend.store_result(result.id, 3, "SUCCESS")
+        assert result.get(timeout=5) == 3
 
 
 # -- what was replaced ---------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ LOCAL = ("producer", "connection", "publisher", "router", "result_cls", "task_ty
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """The arguments of `send_task`."""
+    """The arguments of `send_task`, and what its message is serialized with."""
 
     name: str
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     options: Mapping[str, Any]
+    serializer: str = "json"
 
     def dump(self, *, needed_for: str | None = None) -> str | None:
         """Return it as text. One that JSON cannot hold is None, or raises NotSerializable where it is needed."""
@@ -34,13 +35,21 @@ class Envelope:
         options.pop("countdown", None)
         options["headers"] = {name: value for name, value in (options.get("headers") or {}).items() if name != HEADER}
         try:
-            return str(kombu_json.dumps([self.name, list(self.args), dict(self.kwargs), options]))
+            text = str(kombu_json.dumps([self.name, list(self.args), dict(self.kwargs), options]))
+            if self.serializer != "json" and not self._is_in(text):
+                raise ValueError(f"JSON would not hold them as {self.serializer} does; let them be plain data")
         except Exception as error:
             if needed_for is None:
                 return None
             raise NotSerializable(
                 f"the arguments or options of {self.name} cannot be kept, which {needed_for} needs: {error}"
             ) from error
+        return text
+
+    def _is_in(self, text: str) -> bool:
+        """Return whether `text` gives the arguments back as they are."""
+        _, args, kwargs, _ = kombu_json.loads(text)
+        return bool(args == list(self.args) and kwargs == dict(self.kwargs))
 
     @classmethod
     def load(cls, text: str) -> Envelope:

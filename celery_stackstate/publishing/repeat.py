@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery_stackstate import facts
-from celery_stackstate.errors import NotRepeatable
+from celery_stackstate.errors import ConfigurationError, NotRepeatable
 from celery_stackstate.header import HEADER
 from celery_stackstate.keys import PRIVATE, pack
 from celery_stackstate.publishing.envelope import Envelope
+from celery_stackstate.publishing.options import OPTION_NAMES
 from celery_stackstate.receiving import INTERRUPTS
 from celery_stackstate.stores.base import RunFacts, RunWrite
 
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Options of a message that do not belong to its repetition: the times have passed, the canvas has its result.
-LEFT_OUT = frozenset(
-    {"eta", "expires", "chord", "group_id", "group_index", "root_id", "parent_id", "retries", "reply_to", "headers"}
+#: Options of a message, or of a signature behind it, that belong to one run and its place in a canvas.
+OF_ONE_RUN = frozenset(
+    {"task_id", "chord", "group_id", "group_index", "root_id", "parent_id", "retries", "reply_to", "headers"}
 )
+#: The times have passed.
+LEFT_OUT = OF_ONE_RUN | {"eta", "expires"}
+#: Options that hold the signatures of what follows; arguments of Celery's own tasks that hold those of their parts.
+FOLLOWING = ("chain", "link", "link_error")
+CANVAS, PARTS = ("celery.chain", "celery.group", "celery.chord"), ("tasks", "header", "body")
 
 
 def keep(extension: StackState, envelope: Envelope, run_id: str) -> None:
@@ -32,10 +38,12 @@ def keep(extension: StackState, envelope: Envelope, run_id: str) -> None:
     if text is None:
         logger.warning("%s[%s] cannot be run again: its arguments or options are no JSON", envelope.name, run_id)
         return
-    _keep(extension, text, run_id)
+    keep_text(extension, text, run_id)
 
 
-def _keep(extension: StackState, text: str, run_id: str) -> None:
+def keep_text(extension: StackState, text: str, run_id: str) -> None:
+    """Keep an envelope that is a text already, in place of what was kept of the run before."""
+
     def put() -> None:
         ttl = round(extension.settings.longest_retention * 1_000_000)
         extension.store.put(pack(PRIVATE, "", run_id), text.encode(), ttl=ttl)
@@ -72,21 +80,47 @@ def repeat(extension: StackState, run_id: str, given: Mapping[str, Any]) -> Any:
 
     Raises:
         NotRepeatable: Nothing was kept of it.
+        ConfigurationError: An option is one of a key, which it cannot have.
     """
+    wrong = sorted(given.keys() & set(OPTION_NAMES))
+    if wrong:
+        raise ConfigurationError(f"{', '.join(wrong)}: a run that repeats another has no key; call its task instead")
     kept = extension.store.get(pack(PRIVATE, "", run_id))
     if kept is None or not isinstance(kept.value, bytes):
         raise NotRepeatable(
             f"the run {run_id} cannot be run again: there is none, or what it was asked for was not kept, which needs "
             f"keep_payload=True on its task"
         )
-    text, new_id = kept.value.decode(), str(uuid4())
+    text, new_id = kept.value.decode(), str(given.get("task_id") or uuid4())
     envelope = Envelope.load(text)
-    options = {name: value for name, value in envelope.options.items() if name not in LEFT_OUT}
-    headers = {**envelope.options.get("headers", {}), HEADER: {"id": new_id, "rerun_of": run_id}}
-    result = extension.app.send_task(
-        envelope.name, envelope.args, envelope.kwargs, **{**options, **given}, headers=headers, task_id=new_id
-    )
-    _keep(extension, text, new_id)
+    headers = {**(envelope.options.get("headers") or {}), **(given.get("headers") or {})}
+    options = {
+        **_anew(envelope.options),
+        **given,
+        "task_id": new_id,
+        "headers": {**headers, HEADER: {"id": new_id, "rerun_of": run_id}},
+        "idempotency_key": None,  # not that of the task either
+    }
+    result = extension.app.send_task(envelope.name, envelope.args, envelope.kwargs, **options)
+    keep_text(extension, text, new_id)
     event = facts.event(f"rerun:{new_id}", "rerun", run=new_id)
     extension.recorder.post(RunWrite(run_id, 0, RunFacts(), None, [event]))
     return result
+
+
+def _anew(options: Mapping[str, Any], left_out: frozenset[str] = LEFT_OUT) -> dict[str, Any]:
+    """Return options without those of one run; what follows gets ids of its own as well."""
+    kept = {name: value for name, value in options.items() if name not in left_out}
+    return {name: _follows_anew(value) if name in FOLLOWING else value for name, value in kept.items()}
+
+
+def _follows_anew(signature: Any) -> Any:
+    """Return a signature, or a list of them, as it was before Celery gave it, and its parts, ids and places."""
+    if isinstance(signature, list):
+        return [_follows_anew(one) for one in signature]
+    if not isinstance(signature, dict) or "task" not in signature:
+        return signature
+    arguments = signature.get("kwargs") or {}
+    if signature["task"] in CANVAS:
+        arguments = {name: _follows_anew(part) if name in PARTS else part for name, part in arguments.items()}
+    return {**signature, "kwargs": arguments, "options": _anew(signature.get("options") or {}, OF_ONE_RUN)}

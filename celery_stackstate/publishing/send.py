@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_stackstate.attached import task_named
 from celery_stackstate.errors import StackStateError
-from celery_stackstate.header import HEADER, read_ticket
+from celery_stackstate.header import HEADER, is_repetition, read_ticket
 from celery_stackstate.positional import by_name
 from celery_stackstate.publishing import keyed, off
 from celery_stackstate.publishing.envelope import Envelope
@@ -45,7 +45,8 @@ def send(
     """Publish as `Celery.send_task` does, under an idempotency key if the options or the task have one."""
     mine, options = take_options(by_name(original, "kwargs", rest, options))
     task = options.get("task_type") or task_named(extension.app, name)
-    outgoing = Outgoing(extension, original, task, Envelope(name, args or (), kwargs or {}, options))
+    serializer = options.get("serializer") or extension.app.conf.task_serializer
+    outgoing = Outgoing(extension, original, task, Envelope(name, args or (), kwargs or {}, options, serializer))
     if _goes_on(outgoing, mine):
         return _publish_carried(outgoing) if extension.enabled else outgoing.pass_through()
     refuse_hidden_keys(outgoing)
@@ -65,13 +66,14 @@ def send(
 def _goes_on(outgoing: Outgoing, mine: Mapping[str, Any]) -> bool:
     """Return whether the message goes on with a run that was begun or published before: it makes no new request.
 
-    A message that says so by its retries alone does not when a key was given with the call.
+    A message that says so by its retries alone does not when a key was given with the call; nor one that repeats
+    another run and was not published before.
     """
     run_id = outgoing.options.get("task_id")
     carried = (outgoing.options.get("headers") or {}).get(HEADER)
     held = held_key.get()
     return run_id is not None and (
-        (isinstance(carried, Mapping) and carried.get("id") == run_id)
+        (isinstance(carried, Mapping) and carried.get("id") == run_id and not is_repetition(carried))
         or (held is not None and held.ticket.task_id == run_id)
         or (bool(outgoing.options.get("retries")) and mine.get("idempotency_key") is None)
     )

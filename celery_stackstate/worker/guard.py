@@ -15,7 +15,7 @@ from weakref import WeakSet
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.utils import json as kombu_json
 
-from celery_stackstate import errors
+from celery_stackstate import details, errors
 from celery_stackstate.errors import (
     ConfigurationError,
     NewerFormat,
@@ -26,7 +26,7 @@ from celery_stackstate.errors import (
 from celery_stackstate.key_record import FAILED, RETRYING, RUNNING, SUCCEEDED, Attempt, Claim, Ticket, Verdict
 from celery_stackstate.liveness import Lease
 from celery_stackstate.outcome import checkpoint, describe
-from celery_stackstate.publishing import tidings
+from celery_stackstate.publishing import repeat, tidings
 from celery_stackstate.publishing.envelope import Envelope
 from celery_stackstate.publishing.publication import held_key
 from celery_stackstate.worker.execution import Execution
@@ -187,7 +187,9 @@ def _last_payload(
         last = Envelope.load(claim.record.envelope)
         args, kwargs = list(last.args), dict(last.kwargs)
         task.request.args, task.request.kwargs = args, kwargs
-        execution.attempt.note("debounced", {"args": args, "kwargs": kwargs})
+        execution.attempt.take_over(details.arguments(execution.extension, task, args, kwargs))
+        if task.keep_payload is True:
+            repeat.keep_text(execution.extension, claim.record.envelope, execution.attempt.run_id)
     return args, kwargs
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery_stackstate import facts
-from celery_stackstate.attached import working_extension_of
+from celery_stackstate.attached import task_named, working_extension_of
 from celery_stackstate.details import MAX_ERROR
 from celery_stackstate.facts import next_epoch
 from celery_stackstate.header import HEADER, read_ticket
@@ -29,18 +29,22 @@ if TYPE_CHECKING:
 def hand_over(task: Any, signature: Any) -> None:
     """Give the record and the key of the run of `task` to that part of the canvas `signature` which has its id.
 
-    A chain that goes by the id gets them as well as its last task, which is the one that is published under it.
+    A chain that goes by the id gets them as well as its last task, which is the one that is published under it. A
+    single task is published at once, which passes the key on; the record goes to one that tells nothing of itself.
     """
     execution = getattr(task.request, "_stackstate", None)
-    if execution is None or not execution.extension.enabled or signature.get("subtask_type") not in CANVASES:
-        return  # a single task is published at once: that passes the key on
+    if execution is None or not execution.extension.enabled:
+        return
+    single = signature.get("subtask_type") not in CANVASES
+    if single and hasattr(task_named(task.app, signature.get("task")), "record_runs"):
+        return
     named = [part["options"] for part in _parts(signature) if _is_named(part, task.request.id)]
     if not named:
         return
     ours = {"id": task.request.id, "after_epoch": execution.attempt.epoch}
     if execution.attempt.recorded:
         ours["replaces"] = True
-    if execution.claim is not None:
+    if execution.claim is not None and not single:
         ours["ticket"] = execution.ticket.dump()
         execution.pass_on()
     for options in named:

@@ -146,11 +146,13 @@ def on_failure(
         close_behind(extension, sender.request, exception)
     if not hasattr(sender, "record_runs") and not sender.request.is_eager:
         fail_elsewhere(sender, exception)
-    if not is_ours(sender):
-        return
     attempt, execution = _attempt(sender), _execution(sender)
+    if attempt is not None and attempt.run_id != task_id:
+        attempt = None
+    if attempt is None and not is_ours(sender):
+        return
     shown = details.error_details(attached_to(sender), exception, einfo, signal.get("traceback"))
-    if attempt is not None and attempt.run_id == task_id:
+    if attempt is not None:
         _fail(sender, attempt, args, kwargs or {}, shown)
         if execution is not None:
             execution.fail(exception)
@@ -171,7 +173,8 @@ def _fail(task: Any, attempt: OpenAttempt, args: Any, kwargs: Mapping[str, Any],
 @safely
 def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo: Any = None, **_: Any) -> None:
     """Record that the attempt ended and the run goes on."""
-    if not is_ours(sender):
+    attempt = _attempt(sender)
+    if attempt is None and not is_ours(sender):
         return
     if isinstance(reason, Postponed):
         reason.publish(sender)  # unless the guard has: one that a hook raised, or a __call__ of the task's own
@@ -179,7 +182,6 @@ def on_retry(sender: Any = None, request: Any = None, reason: Any = None, einfo:
     shown = details.error_details(attached_to(sender), cause, einfo, None)
     if isinstance(reason, Postponed):
         shown.pop("traceback")  # nothing went wrong
-    attempt = _attempt(sender)
     if attempt is not None:
         attempt.end(RETRY, **shown)
     elif request is not None and reason is None:

@@ -67,7 +67,7 @@ def publish_again(task: Any, request: Any, countdown: float) -> None:
 def envelope_of(task: Any, request: Any) -> str | None:
     """Return what publishes the run's message again, as text; None when that cannot be kept."""
     signature = task.signature_from_request(request, retries=request.retries)
-    return Envelope(task.name, signature.args, signature.kwargs, signature.options).dump()
+    return Envelope(task.name, signature.args, signature.kwargs, signature.options, task.serializer).dump()
 
 
 def seconds_until(when: Any) -> float:

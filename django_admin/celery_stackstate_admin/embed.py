@@ -66,17 +66,27 @@ class RunLine:
     error: str
 
 
-def find_runs(*, limit: int = 10, **filters: str | Sequence[str] | None) -> list[Run]:
+def find_runs(*, limit: int = 10, **filters: str | int | Sequence[str] | None) -> list[Run]:
     """Return the newest runs that match all filters: `origin`, `key`, `task`, `queue`, `worker`, `status`, ...
+
+    A filter of None matches nothing: what is not known yet is not to show the runs of everybody else.
 
     Raises:
         TypeError: There is no such filter, or none at all.
         StoreUnavailable: The store cannot be reached now.
     """
     unknown = filters.keys() - set(FILTERS)
-    if unknown or not any(value is not None for value in filters.values()):
+    if unknown or not filters:
         raise TypeError(f"runs are found by one or more of {', '.join(FILTERS)}, not by {sorted(filters)}")
-    return list(extension().runs.list(limit=max(1, min(int(limit), MOST_RUNS)), **filters))
+    if None in filters.values():
+        return []
+    wanted: Any = {name: _as_text(value) for name, value in filters.items()}
+    return list(extension().runs.list(limit=max(1, min(int(limit), MOST_RUNS)), **wanted))
+
+
+def _as_text(value: Any) -> Any:
+    """Return what templates have, a number or a text not translated yet, as text; several texts as they are."""
+    return value if isinstance(value, (list, tuple, set, frozenset)) else str(value)
 
 
 def runs_context(user: Any, *, site: Any = None, limit: int = 10, **filters: Any) -> dict[str, Any] | None:

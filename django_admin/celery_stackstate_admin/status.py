@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from datetime import datetime
@@ -15,6 +16,8 @@ from celery_stackstate.errors import ConfigurationError, StackStateError
 from celery_stackstate.records import Progress, Run
 from celery_stackstate_admin.present import line
 from celery_stackstate_admin.source import extension
+
+logger = logging.getLogger(__name__)
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -38,9 +41,12 @@ def run_status(
 
     @require_safe
     def view(request: HttpRequest, run_id: str) -> JsonResponse:
+        # Also of an unknown run, so that it is not to be told from a forbidden one by what the session answers.
+        getattr(getattr(request, "user", None), "is_authenticated", None)
         try:
-            run = extension().runs.get(run_id)
-        except StackStateError:
+            run = extension().runs.get(str(run_id))
+        except StackStateError as error:
+            logger.warning("The status of a run cannot be told: %s", error)
             return JsonResponse({"error": "unavailable"}, status=503, headers={**NO_STORE, "Retry-After": "5"})
         if run is None or not _allowed(permission, request, run):
             # A look at the session leaves this header: an unknown run has it, too, not to be told from a forbidden one.

@@ -50,7 +50,9 @@ def page(request: HttpRequest) -> HttpResponse:
     """Render the tags that the query asks for, under a strict policy."""
     shown = Template(PAGE.replace("TAGS", request.GET["tags"]))
     policy = {"Content-Security-Policy": "default-src 'self'"}
-    return HttpResponse(shown.render(RequestContext(request, {"evil": "</script><b>'\""})), headers=policy)
+    return HttpResponse(
+        shown.render(RequestContext(request, {"evil": "</script><b>'\"", "none": None})), headers=policy
+    )
 
 
 urlpatterns = [
@@ -58,6 +60,7 @@ urlpatterns = [
     path("staff/", staff.urls),
     path("page/", page),
     path("progress/<str:run_id>/", run_status(permission=is_owner), name="progress"),
+    path("progress-uuid/<uuid:run_id>/", run_status(permission=is_owner)),
     path("progress-error/<str:run_id>/", run_status(permission=is_owner, error_type=True)),
     path("progress-sloppy/<str:run_id>/", run_status(permission=lambda request, run: 1)),  # type: ignore[arg-type,return-value]
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery_stackstate_admin.embed import RunsOfObject, find_runs
@@ -105,10 +106,21 @@ def test_without_an_app_the_tags_say_so(viewer: Client) -> None:
     assert text(page).count("StackState is not configured.") == 2
 
 
-@pytest.mark.parametrize("filters", [{}, {"colour": "red"}, {"origin": None}])
+@pytest.mark.parametrize("filters", [{}, {"colour": "red"}])
 def test_runs_are_found_by_an_index_or_not_at_all(filters: dict[str, Any], shop: Any) -> None:
     with pytest.raises(TypeError, match="origin, key, task"):
         find_runs(**filters)
+
+
+def test_what_is_not_known_yet_shows_nobodys_runs(shop: Any, viewer: Client) -> None:
+    write_run("theirs", task="shop.t", origin="user:1", queued=now())
+    write_run("7", task="shop.t", origin="7", queued=now())
+
+    assert find_runs(origin=None, task="shop.t") == find_runs(origin=None) == []
+    shown = text(show(viewer, '{% stackstate_runs origin=missing task="shop.t" %}{% stackstate_runs origin=none %}'))
+    assert "theirs" not in shown
+    assert [run.id for run in find_runs(origin=7)] == ["7"]
+    assert "shop.t" in text(show(viewer, "{% stackstate_runs origin=7 %}"))
 
 
 def test_hostile_text_is_inert_on_a_projects_page(shop: Any, viewer: Client) -> None:
@@ -308,6 +320,25 @@ def test_an_unknown_run_and_a_forbidden_one_look_the_same(shop: Any, owner: Clie
     assert viewer.get("/progress/mine/").status_code == 404
     assert owner.get("/progress/mine/?raise=1").content == unknown.content
     assert owner.get("/progress/mine/").status_code == 200
+
+
+def test_they_look_the_same_to_whose_session_is_over(shop: Any, owner: Client) -> None:
+    write_run("theirs", origin="user:0")
+    answers = []
+    for run_id in ("theirs", "unknown"):
+        client = Client()
+        client.cookies["sessionid"] = "a" * 32
+        answers.append(client.get(f"/progress/{run_id}/"))
+
+    assert [dict(answer.headers) for answer in answers] == [dict(answers[0].headers)] * 2
+    assert [str(answer.cookies) for answer in answers] == [str(answers[0].cookies)] * 2
+
+
+def test_the_id_may_be_a_uuid_in_the_url(shop: Any, owner: Client) -> None:
+    run_id = owned(str(uuid4()))
+
+    assert owner.get(f"/progress-uuid/{run_id}/").json()["id"] == run_id
+    assert owner.get(f"/progress-uuid/{uuid4()}/").status_code == 404
 
 
 def test_only_a_plain_true_opens_it(shop: Any, owner: Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from celery_stackstate import facts
 from celery_stackstate.attempt import Delivery, OpenAttempt
 from celery_stackstate.facts import Stamp
+from celery_stackstate.latest import Latest
 from celery_stackstate.log_tail import LogLimits
 from celery_stackstate.payload import Redactor
 from celery_stackstate.recorder import Recorder
@@ -21,6 +22,7 @@ from celery_stackstate.records import FAILURE, LOST, RECEIVED, RETRY, SUCCESS, R
 from celery_stackstate.runs import Runs
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import RunFacts, RunStanding, RunWrite, Store
+from tests.waiting import wait_for
 
 REDACTOR = Redactor(("password",), limit=65_536)
 FACTS = RunFacts(task="shop.import", queue="celery", created=1_700_000_000_000_000)
@@ -205,6 +207,44 @@ def test_the_progress_of_a_run_that_goes_on_is_written_about_once_a_second() -> 
         after - before for before, after in itertools.pairwise(said_at)
     )  # a busy machine: nothing newer to say
     assert min(pauses) >= 0.98 - stalled
+
+
+def test_what_was_said_last_is_written_though_nothing_is_said_after_it() -> None:
+    store = open_store("memory://")
+    opened = OpenAttempt(
+        "r", FACTS, 11, Delivery("w", "b", 1, 0, False, None, None), redactor=REDACTOR, keep=keep, limits=LogLimits()
+    )
+    recorder = Recorder(store)
+    recorder.begin(opened)
+
+    def written() -> float | None:
+        run = Runs(store).get("r")
+        return None if run is None or run.progress is None else run.progress.done
+
+    opened.progress(1, 4, "item 1")
+    wait_for(lambda: written() == 1, message="the first")
+    opened.progress(4, 4, "merging")
+    wait_for(lambda: written() == 4, timeout=3, message="the last")
+    recorder.stop()
+
+
+def test_of_a_long_run_the_latest_is_written_every_ten_seconds() -> None:
+    second = 1_000_000
+    latest, taken = Latest(), []
+    for at in range(600, 640):
+        latest.say(at * second, {"done": at})
+        taken.append(latest.take(0, at * second + 5, at_once=False))
+    latest.say(639 * second, {"done": "last"})
+    taken += [latest.take(0, at * second, at_once=False) for at in range(640, 660)]
+    assert [said[1]["done"] for said in taken if said is not None] == [600, 610, 620, 630, "last"]
+
+
+def test_details_that_were_stored_as_a_text_are_details() -> None:
+    store = open_store("memory://")
+    store.append(
+        [RunWrite("r", 1, events=[facts.event("note:e:1", "report", custom=True, data="too much… (9 bytes)")])]
+    )
+    assert [event.data for event in Runs(store).events("r")] == [{"data": "too much… (9 bytes)"}]
 
 
 def test_a_list_tells_how_far_its_runs_are(store: Store) -> None:

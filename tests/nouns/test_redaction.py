@@ -100,6 +100,8 @@ IN_JSON = json.dumps({"a": 1, "password": QUOTED, "user": "bob"})
         ),
         ("smtp://me@gmail.com:apppw123@smtp.gmail.com:587", ["apppw123"], ["@smtp.gmail.com:587"]),
         ("http://db:8080/a@b", [], ["http://db:8080/a@b"]),
+        ("http://[2001:db8::1]:8080/users/bob@b.c", [], ["http://[2001:db8::1]:8080/users/bob@b.c"]),
+        ("redis://bob:hunter2@[2001:db8::1]:6379/0", ["hunter2"], ["redis://bob:", "@[2001:db8::1]:6379/0"]),
         ("ssh://git@db:22/a@b", [], ["ssh://git@db:22/a@b"]),
         ('{"url":"http://h:8080","mail":"a@b"}', [], ['{"url":"http://h:8080","mail":"a@b"}']),
         ("-----BEGIN RSA PRIVATE KEY-----\nhun\nter2\n-----END RSA PRIVATE KEY-----\nn", ["hun", "ter2"], ["\nn"]),

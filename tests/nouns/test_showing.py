@@ -187,6 +187,27 @@ def test_what_a_payload_costs_ends_with_what_is_kept_of_it() -> None:
     assert time.thread_time() - started < 0.2
 
 
+def test_what_shrinks_as_it_is_shown_is_not_read_for_ever() -> None:
+    redactor = Redactor(DEFAULT_REDACT, limit=65_536)
+    payload = ["token: (" * 2_000 for _ in range(64)]
+    started = time.thread_time()
+    shown = redactor.snapshot(payload)
+    assert time.thread_time() - started < 1
+    assert shown.truncated
+    assert "token: (" not in str(shown.value)
+
+
+def test_an_event_of_which_there_is_too_much_keeps_its_form(redactor: Redactor) -> None:
+    attempt = opened(redactor)
+    attempt.note("report of postgres://shop:hunter2@db/shop", {str(n): "x" * 9_000 for n in range(12)})
+    write = attempt.take()
+    assert write is not None
+    (told,) = [event for event in write.events if event.name.startswith("report")]
+    data = json.loads(told.data)["data"]
+    assert told.name == "report of postgres://shop:••redacted••@db/shop"
+    assert (set(data), data["data"][:10], "bytes, sha256" in data["data"]) == ({"data"}, '{"0": "xxx', True)
+
+
 def test_what_a_hook_logs_or_tells_is_not_recorded_with_the_line_it_judges() -> None:
     judged: list[Any] = []
 
@@ -211,7 +232,9 @@ def test_what_a_hook_logs_or_tells_is_not_recorded_with_the_line_it_judges() -> 
     assert write is not None
     assert [line.message for line in write.logs] == ["one", REDACTED, "two"]
     assert judged == ["one", "failing", "two"]
-    assert [json.loads(event.data)["data"] for event in write.events if event.name == "judged"] == [REDACTED] * 3
+    assert [json.loads(event.data)["data"] for event in write.events if event.name == "judged"] == [
+        {"data": REDACTED}
+    ] * 3
 
 
 class Relay(logging.Handler):

@@ -68,6 +68,13 @@ def index(self: Task, page: int, text: str = "") -> str:
     return text
 
 
+@app.task(debounce=0.5, idempotency_key="login:{user}", keep_payload=True)
+def sign_in(user: int, password: str) -> str:
+    """Be told the password."""
+    note(app, "sign_in", password=password)
+    return "in"
+
+
 @app.task(bind=True, debounce=0.5, idempotency_key="fragile:{page}", max_retries=2)
 def fragile_index(self: Task, page: int, text: str = "") -> str:
     """Fail once, and go on with the last text."""
@@ -111,6 +118,13 @@ def single(self: Task, seconds: float) -> str:
     time.sleep(seconds)
     note(app, "single-end", id=self.request.id)
     return "single"
+
+
+@app.task(lost_policy="rerun", keep_payload=True)
+def kept(number: int) -> int:
+    """Come back, and be run again."""
+    note(app, "kept", number=number)
+    return number
 
 
 @app.task(bind=True, lost_policy="rerun")

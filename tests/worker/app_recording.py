@@ -136,6 +136,20 @@ def fan_out_to_failure(self: Task, kind: str) -> Any:
     raise self.replace(parts[kind])
 
 
+@app.task
+def plain_count(number: int) -> int:
+    """Tell the history nothing of itself."""
+    if number < 0:
+        raise ValueError("nothing is counted")
+    return number
+
+
+@app.task(base=StateTask, bind=True)
+def by_plain(self: Task, number: int) -> Any:
+    """Put a task without the base class in the place of the run."""
+    raise self.replace(plain_count.s(number))
+
+
 @app.task(base=StateTask, bind=True)
 def one_by_one(self: Task, count: int) -> Any:
     """Put a chain in the place of the run."""

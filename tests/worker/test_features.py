@@ -21,6 +21,7 @@ from celery_stackstate import (
 )
 from celery_stackstate.key_record import store_key
 from celery_stackstate.keys import ONE_RUN
+from celery_stackstate.payload import REDACTED
 from tests.nodes import StartWorker
 from tests.services import RedisServer
 from tests.waiting import Stopwatch, wait_for
@@ -195,6 +196,21 @@ def test_a_request_while_the_debounced_run_goes_on_is_not_lost(
     assert second.created
     assert (first.get(timeout=10), second.get(timeout=10)) == ("one", "two")
     assert sorted(note["text"] for note in notes(app, "fragile_index")) == ["one", "one", "two", "two"]
+
+
+def test_of_a_debounced_run_the_last_payload_is_recorded_redacted_and_run_again(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    first = tasks.sign_in.delay(1, "hunter1")
+    tasks.sign_in.delay(user=1, password="hunter2")
+    assert first.get(timeout=10) == "in"
+    run = run_of(app, first.id, status="SUCCESS")
+    assert (run.args, run.kwargs) == ([], {"user": 1, "password": REDACTED})
+    again = StackState.of(app).rerun(first.id)
+    assert run_of(app, again.id, status="SUCCESS").kwargs == {"user": 1, "password": REDACTED}
+    assert [one["password"] for one in notes(app, "sign_in")] == ["hunter2", "hunter2"]
+    told = str([StackState.of(app).runs.events(run_id) for run_id in (first.id, again.id)])
+    assert "hunter" not in told
 
 
 def test_a_debounced_runs_retry_has_the_last_payload(
@@ -374,6 +390,21 @@ def test_a_run_that_the_broker_forgot_comes_back(app: Celery, tasks: ModuleType,
     start_worker()
     assert result.get(timeout=15) == "survived"
     assert len(notes(app, "survivor")) == 1
+
+
+@pytest.mark.worker(conf={**SHORT, "stackstate_start_deadline": 2})
+def test_a_run_that_repeats_another_comes_back_as_well(
+    app: Celery, tasks: ModuleType, start_worker: StartWorker
+) -> None:
+    first = tasks.kept.delay(1)
+    app.control.purge()
+    again = StackState.of(app).rerun(first.id)
+    app.control.purge()
+    start_worker()
+    assert [result.get(timeout=15) for result in (first, again)] == [1, 1]
+    run = run_of(app, again.id, status="SUCCESS")
+    assert (run.rerun_of, run.key) == (first.id, None)
+    assert len(notes(app, "kept")) == 2
 
 
 def test_a_producer_that_is_killed_before_it_publishes_has_asked_for_the_run(

@@ -13,7 +13,7 @@ import pytest
 from celery import Celery, chain, chord, group
 from pytest_celery import CeleryTestWorker
 
-from celery_stackstate import ChainPlace, NotRepeatable, Run, RunTree, StackState
+from celery_stackstate import ChainPlace, ConfigurationError, NotRepeatable, Run, RunTree, StackState
 from celery_stackstate.facts import now_micros, rank
 from celery_stackstate.keys import TALLY, pack
 from celery_stackstate.payload import REDACTED
@@ -109,6 +109,25 @@ def test_a_run_that_a_canvas_replaces_ends_as_that_ends(
     run = run_of(app, replaced.id, status="SUCCESS", node=celery_worker)
     assert (run.task, run.result) == (getattr(tasks, name).name, result)
     assert [attempt.status for attempt in run.attempts] == ["IGNORED", "SUCCESS"]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("number", "status", "result"), [(3, "SUCCESS", 3), (-1, "FAILURE", None)])
+def test_a_run_that_a_task_without_the_base_class_replaces_ends_as_that_ends(
+    celery_worker: CeleryTestWorker,
+    app: Celery,
+    tasks: ModuleType,
+    number: int,
+    status: str,
+    result: Any,
+    key: str | None,
+) -> None:
+    replaced = tasks.by_plain.apply_async((number,), idempotency_key=key)
+    run = run_of(app, replaced.id, status=status, node=celery_worker)
+    assert (run.task, run.result) == (tasks.by_plain.name, result)
+    attempts = lambda: [attempt.status for attempt in detailed(app, replaced.id).attempts]  # noqa: E731
+    wait_for(lambda: attempts() == ["IGNORED", status], message="both attempts", node=celery_worker)
+    assert ("nothing is counted" in str(run.error)) == (status == "FAILURE")
 
 
 @pytest.mark.parametrize("name", ["fan_out", "gather", "one_by_one"])
@@ -498,6 +517,62 @@ def test_a_run_is_run_again_with_what_was_asked_for_and_both_know_it(
     third = stackstate.rerun(again.id)
     assert run_of(app, third.id, status="SUCCESS", node=celery_worker).rerun_of == again.id
     assert tasks.pay.apply_async((7,), {"token": "hunter2"}, idempotency_key="order:7").created is False
+
+
+def test_what_followed_a_run_follows_its_repetition_as_runs_of_their_own(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    # given a chain behind it that ends in a chord
+    stackstate = StackState.of(app)
+    behind = chain(tasks.pay.si(7), tasks.add.si(1), group(tasks.add.si(2), tasks.add.si(3)), tasks.total.s())
+    last = behind.apply_async(link=tasks.add.si(4))
+    run_of(app, last.id, status="SUCCESS", node=celery_worker)
+    first = next(run for run in runs_of(app, task=tasks.pay.name))
+    wait_for(lambda: len(runs_of(app)) == 6, message="what is linked to it", node=celery_worker)
+    before = {run.id for run in runs_of(app)}
+
+    # when
+    again = stackstate.rerun(first.id)
+
+    # then
+    wait_for(lambda: len(runs_of(app)) == 12, message="as many runs", node=celery_worker)
+    wait_for(lambda: {run.status for run in runs_of(app)} == {"SUCCESS"}, message="their ends", node=celery_worker)
+    new = [run for run in runs_of(app) if run.id not in before]
+    assert sorted(run.result for run in map(lambda one: detailed(app, one.id), new) if run.result != "paid") == [
+        3,
+        4,
+        5,
+        6,
+        9,
+    ]
+    assert {run.root_id or run.id for run in new} == {again.id}
+    assert [one["order"] for one in notes(app, "paid")] == [7, 7]
+
+
+def test_the_repetition_of_a_chords_member_is_no_member_nor_is_what_follows_it(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    stackstate = StackState.of(app)
+    whole = chord([chain(tasks.pay.si(1), tasks.add.si(1)), tasks.add.si(2)], tasks.total.s()).delay()
+    assert whole.get(timeout=15) == 7
+    (first,) = runs_of(app, task=tasks.pay.name)
+    again = stackstate.rerun(first.id)
+    children = stackstate.runs.children
+    wait_for(lambda: children(again.id), message="what follows it", node=celery_worker)
+    (follower,) = children(again.id)
+    run = run_of(app, follower.id, status="SUCCESS", node=celery_worker)
+    assert (run.result, run.group_id, run.chord_id) == (3, None, None)
+    assert len(runs_of(app, task=tasks.total.name)) == 1
+
+
+def test_options_of_a_repetition(celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType) -> None:
+    stackstate = StackState.of(app)
+    first = tasks.pay.apply_async((7,), headers={"tenant": "a", "trace": "1"})
+    again = stackstate.rerun(first.id, headers={"trace": "2"}, task_id="again", priority=3)
+    run = run_of(app, again.id, status="SUCCESS", node=celery_worker)
+    assert (run.id, run.priority, run.rerun_of) == ("again", 3, first.id)
+    with pytest.raises(ConfigurationError, match="debounce, idempotency_key: a run that repeats another has no key"):
+        stackstate.rerun(first.id, idempotency_key="k", debounce=1)
 
 
 def test_what_was_not_kept_cannot_be_run_again(celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType) -> None:
