@@ -24,6 +24,8 @@ class Budget:
 
 
 _WALL, _TRIPS = "x bare, wall", "Redis round trips"
+#: The last column of a table, whatever its size.
+_LARGEST = ""
 _KEYED, _HISTORY = "stackstate, Redis: key and history", "stackstate, Redis: history"
 _DRIVER = "state-driver"
 _FLAT = ("newest page, ms", "exact id, ms", *(f"filter: {name}, ms" for name in ("status", "task", "worker", "queue")))
@@ -97,10 +99,10 @@ BUDGETS: Sequence[Budget] = (
         Budget(f"{call}, our layer (memory store), µs", "state-time", "stackstate, memory", call, 15)
         for call in ("set", "get", "increment", "add")
     ),
-    Budget("one run of 1 kB in Redis, bytes", "scale-redis", "bytes of a run", "100,000", 1400),
+    Budget("one run of 1 kB in Redis, bytes", "scale-redis", "bytes of a run", _LARGEST, 1400),
     Budget("import, ms", "imports", "StackState and StateTask, in a worker", "ms", 15),
     *(
-        Budget(f"{row.removesuffix(', ms')}, {store}, ms", f"scale-{store.lower()}", row, "100,000", 5)
+        Budget(f"{row.removesuffix(', ms')}, {store}, ms", f"scale-{store.lower()}", row, _LARGEST, 5)
         for store in ("Redis", "PostgreSQL")
         for row in _FLAT
     ),
@@ -146,6 +148,8 @@ def _cell(tables: Sequence[Table], table: str, row: str, column: str) -> Figure 
 def _cells(tables: Sequence[Table], table: str, row: str, column: str) -> Iterator[Figure | None]:
     for one in tables:
         for found in one.rows:
-            if (one.name, found.name) == (table, row) and found.note is None and column in one.columns:
-                cell = found.cells[list(one.columns).index(column)]
+            titles = list(one.columns)
+            title = column or titles[-1]
+            if (one.name, found.name) == (table, row) and found.note is None and title in titles:
+                cell = found.cells[titles.index(title)]
                 yield cell if isinstance(cell, Figure) else None
