@@ -63,6 +63,18 @@ class LockOwner:
         return cls(f"{socket.gethostname()}:{os.getpid()}", uuid4().hex)
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What came of a write: whether it was applied, and the entry that stands there now.
+
+    `lapses` is when that lapses at the earliest, on the local monotonic clock.
+    """
+
+    applied: bool
+    entry: StoredEntry | None
+    lapses: float
+
+
 class Holding:
     """One acquisition of a lock, which the thread that made it may enter again.
 
@@ -162,34 +174,43 @@ class Holding:
 
     def take(self) -> StoredEntry | None:
         """Try once to take it; return None, or what the other holder stored."""
-        found = self._compete()
-        if not self._is_mine(found):
+        written = self._compete()
+        found = written.entry
+        if found is None or not self._is_mine(found):
             return found
         self.fence = self._version = found.version
-        self._deadline = self._lapses(found)
+        self._deadline = written.lapses
         self._hold_until = None if self._max_hold is None else self._asked + self._max_hold
         return None
 
-    def _compete(self) -> StoredEntry:
-        """Write it if it is free, or waits for this run; return the entry that stands there then."""
+    def _compete(self) -> _Written:
+        """Write it if it is free, or waits for this run; return what stands there then."""
         while True:
-            found = self._put(Expect.ABSENT)
-            if found is not None and self._waits_for_me(found):
-                found = self._put(found.version)
-            if found is not None:
-                return found
+            written = self._put(Expect.ABSENT)
+            if written.entry is not None and self._waits_for_me(written.entry):
+                written = self._put(written.entry.version)
+            if written.entry is not None:
+                return written
 
     def renew(self) -> bool:
-        """Extend the TTL from now; return False, and take note, when it was lost."""
-        with self._mutex:
-            if not self.held or self._version is None:
-                return False
-            found = self._put(self._version)
-            if found is None or not self._is_mine(found):
-                self._lost = True
-                return False
-            self._version, self._deadline = found.version, self._lapses(found)
-            return True
+        """Extend the TTL from now; return False, and take note, when it was lost.
+
+        The store is not waited for with the mutex held: the holder's own calls go on meanwhile.
+        """
+        version = self._version
+        while version is not None and self.held:
+            found = self._put(version)
+            with self._mutex:
+                if not self.held or self._version is None:
+                    return False  # it was given back meanwhile
+                if found.entry is None or not self._is_mine(found.entry):
+                    self._lost = True
+                    return False
+                version = self._version = max(self._version, found.entry.version)
+                if found.applied:
+                    self._deadline = found.lapses
+                    return True
+        return False
 
     def enter_again(self, ttl: float) -> bool:
         """Enter it once more, for `ttl` seconds or what renewals keep of them; return False when it was lost."""
@@ -240,8 +261,11 @@ class Holding:
             return
         renewer.drop(self)
         with self._mutex:
-            if self.held and self._version is not None:
-                self._put(self._version, ttl=min(seconds, LONGEST_PARKING) + self.ttl, parked=True)
+            version = self._version if self.held else None
+            while version is not None:
+                found = self._put(version, ttl=min(seconds, LONGEST_PARKING) + self.ttl, parked=True).entry
+                overtaken = found is not None and self._is_mine(found) and not lock_record.load(found)["parked"]
+                version = found.version if found is not None and overtaken else None  # by a renewal under way
             self._version = None
 
     def _remove(self, version: int) -> bool:
@@ -256,8 +280,12 @@ class Holding:
 
     # -- the entry -------------------------------------------------------------------------------------------------
 
-    def _put(self, expect: Expect | int, *, ttl: float | None = None, parked: bool = False) -> StoredEntry | None:
-        owner = self._owner
+    def _put(self, expect: Expect | int, *, ttl: float | None = None, parked: bool = False) -> _Written:
+        owner, asked = self._owner, [0.0]
+
+        def ask() -> None:
+            self._asked = asked[0] = time.monotonic()
+
         value = lock_record.dump(owner.name, self._token, owner.run_id, fence=self.fence, parked=parked)
         micros = ttl_micros(self.ttl if ttl is None else ttl)
         result = self._store.apart(
@@ -269,17 +297,12 @@ class Holding:
                 expect=expect,
                 ttl=micros,
                 linger=LINGER,
-                before_each=self._ask,
+                before_each=ask,
             )
         )
-        return result.entry
-
-    def _ask(self) -> None:
-        self._asked = time.monotonic()
-
-    def _lapses(self, found: StoredEntry) -> float:
-        """Return when, on the local monotonic clock, the entry that the last answer showed lapses at the earliest."""
-        return self._asked if found.expires is None else self._asked + (found.expires - found.now) / 1_000_000
+        found = result.entry
+        left = 0 if found is None or found.expires is None else found.expires - found.now
+        return _Written(result.applied, found, asked[0] + left / 1_000_000)
 
     def _is_mine(self, stored: StoredEntry) -> bool:
         return bool(lock_record.load(stored).get("token") == self._token)

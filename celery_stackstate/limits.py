@@ -81,6 +81,24 @@ class Rate:
             raise ValueError(f"throttle: {limit} per {per} with burst={burst} is outside of what can be kept")
         return cls(interval, burst)
 
+    def dump(self) -> bytes:
+        """Return the bytes that `load` reads."""
+        return b"%d %d" % (self.interval, self.burst)
+
+    @classmethod
+    def load(cls, stored: StoredEntry) -> Rate | None:
+        """Return the rate that let the last unit through; None of what an older release has stored."""
+        return cls(*map(int, stored.value.split())) if isinstance(stored.value, bytes) else None
+
+    def furthest(self, last: Rate | None) -> int:
+        """Return how far ahead, in microseconds, units can be that `last` and this rate have let through.
+
+        None of another pace counts, so that a change of the pace counts at once; nor does the time by which a clock was
+        set back.
+        """
+        same = last is not None and last.interval == self.interval
+        return self.interval * max(self.burst, last.burst if same and last is not None else 0)
+
 
 def throttle(store: Store, key: bytes, rate: Rate, cost: int) -> tuple[bool, float, int]:
     """Let `cost` units through if the pace allows it; return whether, the seconds to wait, and what remains.
@@ -96,17 +114,20 @@ def _let_through(store: Store, key: bytes, rate: Rate, cost: int) -> tuple[bool,
     for _ in range(ATTEMPTS):
         if standing is None:
             # Nothing was let through of late. The clock is the store's, so ask for a time from its now.
-            result = store.put(key, 0, expect=Expect.ABSENT, ttl=cost * rate.interval)
+            result = store.put(key, rate.dump(), expect=Expect.ABSENT, ttl=cost * rate.interval)
             if result.applied:
                 return True, 0.0, rate.burst - cost
         else:
-            # No further ahead than this rate allows, though another rate may have been asked for before.
-            ends = min(standing.expires or standing.now, standing.now + rate.burst * rate.interval)
+            ends, furthest = standing.expires or standing.now, standing.now + rate.furthest(Rate.load(standing))
+            if ends > furthest:  # noted, for else it would be as far from each later call
+                result = store.put(key, rate.dump(), expect=standing.version, expires=furthest)
+                standing = result.entry
+                continue
             next_end = max(ends, standing.now) + cost * rate.interval
             too_early = next_end - rate.burst * rate.interval - standing.now
             if too_early > 0:
                 return False, too_early / 1_000_000, _remaining(rate, ends - standing.now)
-            result = store.put(key, 0, expect=standing.version, expires=next_end)
+            result = store.put(key, rate.dump(), expect=standing.version, expires=next_end)
             if result.applied:
                 return True, 0.0, _remaining(rate, next_end - standing.now)
         standing = result.entry

@@ -184,7 +184,8 @@ class Recorder:
 
     def _may_write_here(self) -> bool:
         """Return whether the store seems to be up, and no transaction of the caller's would undo what is written."""
-        return time.monotonic() >= self._closed_until and not self._store.in_transaction()
+        up = time.monotonic() >= self._closed_until
+        return up and self._store.usable_here() and not self._store.in_transaction()
 
     # -- the background thread -------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Renewer:
     def keep(self, lock: Renewable) -> None:
         """Renew `lock` until it is dropped; one that is kept already stays as it is."""
         with self._mutex:
-            self._kept.setdefault(ref(lock), _Kept(lock.name, time.monotonic() + lock.ttl / 3))
+            self._kept.setdefault(ref(lock), _Kept(lock.name, time.monotonic() + min(lock.ttl / 3, lock.remaining / 2)))
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             while len(self._threads) < min(len(self._kept), AT_ONCE):
                 number = len(self._threads)

@@ -171,7 +171,7 @@ def _created(outgoing: Outgoing, reservation: Reservation) -> Any:
     """Publish the run of a reservation: at once, or when the transaction is committed that the reservation joined."""
     if outgoing.extension.store.in_transaction():
         later = outgoing.for_later()
-        _when_committed(outgoing, reservation.ticket, lambda: _publish_created(later, reservation))
+        _when_committed(outgoing, reservation.ticket, lambda: _publish_committed(later, reservation))
         result = None
     else:
         result = _publish_created(outgoing, reservation)
@@ -181,6 +181,16 @@ def _created(outgoing: Outgoing, reservation: Reservation) -> Any:
         return _handle(outgoing, reservation.ticket, created=True)
     result.created, result._ticket = True, reservation.ticket
     return result
+
+
+def _publish_committed(outgoing: Outgoing, reservation: Reservation) -> None:
+    """Publish, unless a savepoint that was set by hand has taken the reservation back, of which no hook is told."""
+    try:
+        if outgoing.extension.key_protocol.record(reservation.ticket.store_key) is None:
+            return
+    except StoreUnavailable:
+        pass  # its worker finds out
+    _publish_created(outgoing, reservation)
 
 
 def _publish_created(outgoing: Outgoing, reservation: Reservation) -> Any:

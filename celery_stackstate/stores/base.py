@@ -155,6 +155,10 @@ class Store(ABC):
         """Return whether calls of this thread would join a transaction that its caller has open."""
         return False
 
+    def usable_here(self) -> bool:
+        """Return whether this thread may wait for the place just now; Django's connections refuse an event loop."""
+        return True
+
     def on_commit(self, work: Callable[[], object]) -> None:
         """Do `work` when that transaction is committed, and not at all when it is rolled back; at once without one."""
         work()

@@ -171,7 +171,8 @@ class ScriptClient:
             except StoreUnavailable as error:
                 failure, asked = error, None
                 again = place.lost(address) and not error.maybe_applied and tries < SEARCHES
-            if place.server != address:
+            unanswered = isinstance(failure, StoreUnavailable) and failure.maybe_applied
+            if place.server != address or unanswered:  # then the network may have forgotten the idle ones as well
                 pool.drop(address)
             if not again or not _pause(tries, deadline):
                 raise failure

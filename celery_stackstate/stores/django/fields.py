@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 else:
     Field = models.Field
 
+#: The kinds of columns that hold bytes.
+BINARY = ("key", "blob")
+
 
 class NativeField(Field):
     """A column of the type that the database's dialect has for `kind`."""
@@ -27,6 +31,15 @@ class NativeField(Field):
         """Return the column's type."""
         vendor = VENDORS.get(connection.vendor)
         return None if vendor is None else str(getattr(vendor.dialect, self.kind))
+
+    def value_to_string(self, obj: Any) -> str:
+        """Return a value as a fixture has it: bytes as Base64, as Django's BinaryField does."""
+        value = self.value_from_object(obj)
+        return b64encode(value).decode() if self.kind in BINARY and value is not None else super().value_to_string(obj)
+
+    def to_python(self, value: Any) -> Any:
+        """Return what a fixture has as the column holds it."""
+        return b64decode(value) if self.kind in BINARY and isinstance(value, str) else value
 
     def deconstruct(self) -> Any:
         """Return how to make this field again, for migrations."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -98,6 +100,14 @@ class DjangoStore(SQLStore):
     def in_transaction(self) -> bool:
         """Return whether this thread has a transaction open, which its calls would join."""
         return in_transaction(connections[self.alias])
+
+    def usable_here(self) -> bool:
+        """Return whether Django lets this thread use its connections: not where an event loop runs."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        return bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 
     def on_commit(self, work: Callable[[], object]) -> None:
         """Do `work` when this thread's `atomic` block is committed; at once in a transaction managed by hand."""
