@@ -12,6 +12,7 @@ from celery_stackstate.config import DEFAULT_URL
 from celery_stackstate.errors import ConfigurationError, StoreUnavailable
 from celery_stackstate.facts import epoch_of
 from celery_stackstate.keys import PRIVATE, pack
+from celery_stackstate.recording import is_built_in
 from celery_stackstate.records import QUEUED, RECEIVED, RETRY, to_micros
 from celery_stackstate.stores.base import RunQuery, RunRow, Store
 
@@ -163,14 +164,14 @@ def _tasks(stackstate: StackState, *, ready: bool) -> Iterator[Finding]:
     keyed = {name for name, task in ours.items() if _has_key(task)}
     if ready:
         keyed |= {run.task for run in stackstate.runs.list(limit=KEYED) if run.key and run.task in ours}
-    early = sorted(name for name in keyed if not ours[name].acks_late)
+    early = sorted(name for name in keyed if not ours[name].acks_late and ours[name].lost_policy != "rerun")
     if early:
         yield Finding(
             WARNING,
             "acks_late",
             f"is off for {_some(early)}, whose runs have keys: when a worker dies, their message is gone, and the run "
             "is LOST until somebody asks again; set acks_late=True, which a key makes safe, and beside it "
-            "reject_on_worker_lost=True, for a pool process that is killed alone",
+            "reject_on_worker_lost=True, for a pool process that is killed alone; or lost_policy='rerun'",
         )
 
 
@@ -221,15 +222,21 @@ def _visibility_timeout(app: Any) -> float | None:
     """Return after how many seconds the broker delivers once more what nobody acknowledged; None where it does not."""
     with app.connection_for_read() as connection:
         transport = str(connection.transport_cls).partition("+")[0]
-        timeout: float | None = connection.transport_options.get("visibility_timeout", VISIBILITY.get(transport))
+        if transport not in VISIBILITY:
+            return None
+        timeout: float | None = connection.transport_options.get("visibility_timeout", VISIBILITY[transport])
     return timeout
 
 
 def _visibility(stackstate: StackState, timeout: float, *, ready: bool) -> Iterator[Finding]:
     app: Any = stackstate.app
     rows, are_all = _waiting(stackstate) if ready else ([], True)
-    waits = [(_wait(stackstate, row.run_id), row.facts.task or "a task") for row in _longest(stackstate, rows)]
-    waits += [(float(task.default_retry_delay or 0), name) for name, task in app.tasks.items()]
+    exposed = {name: task for name, task in app.tasks.items() if not is_built_in(name) and not _has_key(task)}
+    keyless = [
+        row for row in rows if not row.facts.key and (row.facts.task in exposed or row.facts.task not in app.tasks)
+    ]
+    waits = [(_wait(stackstate, row.run_id), row.facts.task or "a task") for row in _longest(stackstate, keyless)]
+    waits += [(float(task.default_retry_delay or 0), name) for name, task in exposed.items()]
     longest, name = max(waits, default=(0.0, ""))
     if longest <= timeout:
         looked = f"all {len(rows):,} waiting runs" if are_all else f"the newest {len(rows):,} waiting runs"

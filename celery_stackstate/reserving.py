@@ -69,11 +69,16 @@ class Reserving(KeyStore):
         if record.window is not None and ask.window is not None:
             # One that has failed before its begin, and is kept, takes no payload any more.
             return None if record.ended else self._touched(record, stored, ask, token)
-        if ask.replaces:
-            return self._replacing(record, ask, fresh())
-        if not is_same_request(record.ticket.fingerprint, ask.fingerprint):
+        if ask.replaces and record.state in (RESERVED, PUBLISHED) and not record.deliveries:
+            return fresh()
+        same = is_same_request(record.ticket.fingerprint, ask.fingerprint)
+        if not same and not ask.replaces:
             raise _conflict(record, ask)
         revived = self._revived(record, stored, token)
+        if ask.replaces and revived is None:
+            raise _has_begun(record, ask)
+        if not same:
+            return fresh()  # in place of a run that nobody is left to run
         return revived and replace(revived, envelope=revived.envelope or ask.envelope)
 
     def _touched(self, record: Record, stored: StoredEntry, ask: Request, token: str) -> Record:
@@ -86,17 +91,6 @@ class Reserving(KeyStore):
         ticket = replace(record.ticket, fingerprint=ask.fingerprint)
         base = self._revived(record, stored, token) or record
         return replace(base, ticket=ticket, envelope=ask.envelope, window=replace(ask.window, opened=opened))
-
-    def _replacing(self, record: Record, ask: Request, fresh: Record) -> Record:
-        """Return what takes the place of a run that has not begun."""
-        if record.state in (RESERVED, PUBLISHED) and not record.deliveries:
-            return fresh
-        raise DuplicateRun(
-            f"the idempotency key {ask.key!r} belongs to the run {record.ticket.task_id} of {record.ticket.task}, "
-            f"which has begun ({record.state}): it cannot be replaced any more",
-            key=ask.key,
-            task_id=record.ticket.task_id,
-        )
 
     def revive(self, store_key: bytes) -> Reservation | None:
         """Reserve the run of a key once more when nobody is left who publishes or runs it; None when somebody is."""
@@ -188,4 +182,13 @@ def _conflict(record: Record, ask: Request) -> IdempotencyConflict:
         task_id=stored.task_id,
         stored_fingerprint=stored.fingerprint,
         given_fingerprint=ask.fingerprint,
+    )
+
+
+def _has_begun(record: Record, ask: Request) -> DuplicateRun:
+    return DuplicateRun(
+        f"the idempotency key {ask.key!r} belongs to the run {record.ticket.task_id} of {record.ticket.task}, "
+        f"which has begun ({record.state}): it cannot be replaced any more",
+        key=ask.key,
+        task_id=record.ticket.task_id,
     )

@@ -101,7 +101,9 @@ class Ending:
         return [
             event
             for event, data in starts
-            if worker in (None, data.get("worker")) and (not self.pid or data.get("pid") == self.pid)
+            if worker in (None, data.get("worker"))
+            and (not self.pid or data.get("pid") == self.pid)
+            and data.get("epoch", self._epoch) >= self._epoch  # else it is of an earlier message, of a worker that died
         ]
 
     def _is_of_this_delivery(self, start: StoredEvent) -> bool:

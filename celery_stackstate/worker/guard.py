@@ -231,6 +231,9 @@ def _claim(task: Any, execution: Execution) -> Claim | None:
             execution.attempt.note("unguarded", {"reason": str(error)})
             return None
         raise come_back(task, execution, 10.0, f"the key could not be claimed: {error}") from error
+    except BaseException:  # a time limit that strikes in here leaves open whether the claim was written
+        execution.extension.recorder.later(lambda: keys.disclaim(execution.ticket, attempt))
+        raise
 
 
 def _attempt_of(task: Any, execution: Execution) -> Attempt:
@@ -312,7 +315,8 @@ def _run_claimed(task: Any, execution: Execution, args: Sequence[Any], kwargs: M
             execution.interrupted()  # raised by hand: no message was published
         raise
     except Reject as rejection:
-        execution.requeued() if rejection.requeue else execution.fail(rejection)
+        # Of a message that was acknowledged early nothing is left that could go back.
+        execution.requeued() if rejection.requeue and task.acks_late else execution.fail(rejection)
         raise
     except Ignore as ignored:
         execution.settle_passed_on()

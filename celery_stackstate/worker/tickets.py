@@ -29,10 +29,11 @@ def ticket_of(extension: StackState, task: Any, header: Any, run_id: str) -> Tic
         return carried if carried.task_id == run_id else None
     if read_ticket(header, "follow") is not None:
         return None
-    if is_rerun(task):  # its publisher did not know that
-        ticket, stamp = ticket_of_one(extension, task, run_id), read_stamp(header)
-        return ticket and replace(ticket, rerun=True, generation=stamp.first if stamp else 1)
-    return ticket_of_one(extension, task, run_id) if getattr(task, "single_execution", False) else None
+    if not is_rerun(task) and not getattr(task, "single_execution", False):
+        return None
+    # Whoever published it did not know that. The same id may be used again, for another run.
+    ticket, stamp = ticket_of_one(extension, task, run_id), read_stamp(header)
+    return ticket and replace(ticket, rerun=is_rerun(task), generation=stamp.first if stamp else 1)
 
 
 def is_rerun(task: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from celery_stackstate.errors import InvalidKey, LockBusy, Throttled
+from celery_stackstate.keys import PACE, pack
 from celery_stackstate.state import State
 from celery_stackstate.stores.base import Store
 from tests.nouns.conftest import state_of
@@ -140,4 +141,25 @@ def test_threads_together_keep_the_pace(store: Store) -> None:
 
 def test_another_rate_for_the_same_key_counts_at_once(state: State) -> None:
     assert state.throttle("api", 1, 86_400).ok
-    assert state.throttle("api", 100, 60).retry_after <= 0.6
+    pace = state.throttle("api", 100, 60)
+    assert pace.retry_after <= 0.6
+    time.sleep(pace.retry_after)
+    assert state.throttle("api", 100, 60).ok, "when it said that it would"
+
+
+def test_a_burst_of_the_same_pace_is_waited_out(state: State) -> None:
+    assert state.throttle("api", 2, 1.0, cost=2).ok
+    pace = state.throttle("api", 2, 1.0)
+    assert (pace.ok, 0.5 < pace.retry_after <= 1) == (False, True)
+    time.sleep(pace.retry_after)
+    assert state.throttle("api", 2, 1.0).ok
+
+
+def test_a_pace_that_an_older_release_has_written_is_gone_on_with(state: State) -> None:
+    assert state.throttle("api", 1, 0.5).ok
+    key, store = pack(PACE, "", "api"), state._store
+    store.put(key, 0, ttl=500_000)
+    pace = state.throttle("api", 1, 0.5)
+    assert not pace.ok
+    time.sleep(pace.retry_after)
+    assert state.throttle("api", 1, 0.5).ok

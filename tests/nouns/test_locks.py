@@ -13,7 +13,7 @@ import pytest
 
 from celery_stackstate.errors import InvalidExpiry, InvalidKey, LockBusy, LockLost, VersionConflict
 from celery_stackstate.holding import HeldLocks
-from celery_stackstate.renewal import AT_ONCE, renewer
+from celery_stackstate.renewal import AT_ONCE, Renewer, renewer
 from celery_stackstate.state import State
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
@@ -110,6 +110,35 @@ def test_renewal_keeps_a_lock_beyond_its_ttl(state: State) -> None:
         )
         lock.check()
     assert state.lock_info("l") is None
+
+
+class AlmostOver:
+    """A lock of which most of the TTL had passed before it was to be renewed."""
+
+    name, ttl = "l", 60.0
+
+    def __init__(self) -> None:
+        self.ends, self.renewed = time.monotonic() + 1.5, threading.Event()
+
+    @property
+    def remaining(self) -> float:
+        return self.ends - time.monotonic()
+
+    def renew(self) -> bool:
+        self.ends = time.monotonic() + self.ttl
+        self.renewed.set()
+        return True
+
+    def renewable(self) -> bool:
+        return self.remaining > 0
+
+
+def test_a_lock_that_is_to_be_renewed_from_late_on_is_renewed_in_time() -> None:
+    lock, renewer = AlmostOver(), Renewer()
+    renewer.keep(lock)
+    assert lock.renewed.wait(5)
+    assert lock.renewable()
+    renewer.forget_all()
 
 
 def test_max_hold_ends_the_renewal(state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import subprocess
 import sys
@@ -25,8 +26,10 @@ from django.test import override_settings
 
 from celery_stackstate import StackState
 from celery_stackstate.errors import ConfigurationError
+from celery_stackstate.recorder import Recorder
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import RunWrite, StoredEvent
+from celery_stackstate.stores.django.apps import CeleryStackStateConfig
 from celery_stackstate.stores.django.store import TABLES, DjangoStore
 from tests.admin.settings import SETTINGS
 from tests.databases import mysql, new_name, own_database, postgresql
@@ -40,6 +43,7 @@ from tests.stores.django_databases import (
     migrate,
     open_django,
 )
+from tests.waiting import wait_for
 
 configure(**SETTINGS)
 
@@ -69,6 +73,36 @@ def empty_database(request: pytest.FixtureRequest, server: str, tmp_path: Path) 
 
 def our_tables(alias: str) -> list[str]:
     return sorted(name for name in connections[alias].introspection.table_names() if name.startswith("stackstate_"))
+
+
+# -- where it may be used ----------------------------------------------------------------------------------------------
+
+
+def test_what_a_view_on_an_event_loop_tells_the_history_is_written_by_its_thread(empty: str) -> None:
+    migrate(empty)
+    store = open_store(f"django://{empty}")
+    recorder = Recorder(store)
+
+    async def view() -> bool:
+        return recorder.record(RunWrite("r", 1))
+
+    assert asyncio.run(view()) is False
+    assert recorder.unrecorded == 0
+    wait_for(lambda: store.run("r") is not None, message="the thread to write it")
+    recorder.stop()
+
+
+def test_a_fixture_holds_what_is_stored(empty: str, tmp_path: Path) -> None:
+    migrate(empty)
+    store, fixture = open_store(f"django://{empty}"), tmp_path / "state.json"
+    store.put(b"\x00\xff key", b"\x00\xff value")
+    store.add(b"n", 5)
+    call_command("dumpdata", CeleryStackStateConfig.label, database=empty, output=str(fixture), verbosity=0)
+    assert store.remove_all([b"\x00\xff key", b"n"]) == 2
+    call_command("loaddata", str(fixture), database=empty, verbosity=0)
+    found = store.get(b"\x00\xff key")
+    assert found is not None
+    assert (found.value, store.add(b"n", 1)) == (b"\x00\xff value", 6)
 
 
 # -- migrations --------------------------------------------------------------------------------------------------------

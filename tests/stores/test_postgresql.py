@@ -14,6 +14,8 @@ import pytest
 from sqlalchemy import make_url
 
 from celery_stackstate.errors import ConfigurationError, NotACounter, StoreUnavailable
+from celery_stackstate.scoped import RunContext
+from celery_stackstate.state import State
 from celery_stackstate.stores import open_store, sql
 from celery_stackstate.stores.base import DroppedLogs, Expect, RunStanding, RunWrite, StoredEvent, StoredLog
 from celery_stackstate.stores.sqlalchemy import SQLAlchemyStore
@@ -212,6 +214,25 @@ def test_the_server_decides_as_the_general_form_does(postgresql_url: str) -> Non
         assert new[7] == remembered
         assert new[8] == (None if expires is None else max(expires + new[6], remembered, new[3] + 1))
     store.remove(b"k")
+    store.close()
+
+
+def test_a_lock_does_not_wait_for_its_renewal(postgresql_url: str) -> None:
+    store, prefix = open_store(postgresql_url, prefix="renewed", timeout=5), "renewed"
+    state = State(store, RunContext(), limit=1000)
+    admin = postgresql(postgresql_url)
+    with state.lock("l", ttl=6) as lock:
+        ask(admin, "BEGIN")
+        ask(admin, "SELECT 1 FROM stackstate_entry WHERE prefix = %s AND version > 0 FOR UPDATE", prefix)
+        time.sleep(2.5)  # the renewal waits for that row since 2 s
+        watch = Stopwatch()
+        lock.check()
+        assert lock.remaining < 4
+        assert watch.seconds < 0.5
+        admin.rollback()
+        wait_for(lambda: lock.remaining > 4, message="the renewal")
+    assert state.lock_info("l") is None
+    admin.close()
     store.close()
 
 

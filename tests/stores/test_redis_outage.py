@@ -13,6 +13,7 @@ import pytest
 from celery_stackstate.errors import StoreUnavailable
 from celery_stackstate.stores import open_store
 from celery_stackstate.stores.base import Store
+from celery_stackstate.stores.redis import RedisStore
 from tests.services import HOST, RedisServer
 from tests.waiting import Stopwatch
 
@@ -92,6 +93,28 @@ def test_threads_that_meet_a_silent_server_each_end_in_time_and_go_on(server: Re
         server.resume()
     # And the next one works; what was sent may have been applied, once
     assert 20 <= store.add(b"c", 0) <= 40
+    store.close()
+
+
+def test_after_a_request_that_nobody_answered_no_idle_connection_is_trusted(server: RedisServer) -> None:
+    store, together = open_store(server.url, timeout=0.5), threading.Barrier(4)
+    assert isinstance(store, RedisStore)
+
+    def add_slowly() -> None:
+        together.wait(5)
+        store.add(b"c", 1)
+
+    assert [error for error, _ in outcomes(add_slowly, 4)] == [None] * 4
+    pool = store._client._mine()
+    assert sum(map(len, pool.idle.values())) > 1
+    server.pause()
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.add(b"c", 1)
+    finally:
+        server.resume()
+    assert sum(map(len, pool.idle.values())) == 0
+    assert store.add(b"c", 1) in (5, 6)
     store.close()
 
 

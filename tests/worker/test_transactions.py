@@ -153,6 +153,16 @@ def test_a_rollback_publishes_nothing_and_leaves_the_key_free(app: Celery, tasks
     assert ids(app) == [after.id]
 
 
+def test_a_savepoint_that_is_rolled_back_by_hand_takes_the_message_back_as_well(app: Celery, tasks: ModuleType) -> None:
+    with tasks.atomic():
+        savepoint = transaction.savepoint(using=tasks.ALIAS)
+        pay(tasks)
+        transaction.savepoint_rollback(savepoint, using=tasks.ALIAS)
+    assert ids(app) == []
+    after = pay(tasks, 6)
+    assert (after.created, ids(app)) == (True, [after.id])
+
+
 def test_a_call_after_an_inner_rollback_creates_the_run_in_the_outer_block(app: Celery, tasks: ModuleType) -> None:
     with tasks.atomic():
         with suppress(Undo), tasks.atomic():

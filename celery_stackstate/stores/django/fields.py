@@ -33,12 +33,15 @@ class NativeField(Field):
         return None if vendor is None else str(getattr(vendor.dialect, self.kind))
 
     def value_to_string(self, obj: Any) -> str:
-        """Return a value as a fixture has it: bytes as Base64, as Django's BinaryField does."""
+        """Return a value as a fixture has it: bytes as Base64, as of Django's BinaryField; MySQL has texts as bytes."""
         value = self.value_from_object(obj)
-        return b64encode(value).decode() if self.kind in BINARY and value is not None else super().value_to_string(obj)
+        if not isinstance(value, (bytes, memoryview)):
+            return super().value_to_string(obj)
+        return (b64encode(value) if self.kind in BINARY else bytes(value)).decode()
 
-    def to_python(self, value: Any) -> Any:
-        """Return what a fixture has as the column holds it."""
+    def get_prep_value(self, value: Any) -> Any:
+        """Return what a fixture has as the column holds it. (`to_python` is not asked for parts of a primary key.)"""
+        value = super().get_prep_value(value)
         return b64decode(value) if self.kind in BINARY and isinstance(value, str) else value
 
     def deconstruct(self) -> Any:
