@@ -14,7 +14,7 @@ from dataclasses import replace
 from celery_stackstate.claiming import Claiming
 from celery_stackstate.errors import NewerFormat
 from celery_stackstate.key_record import FAILED, RESERVED, Record
-from celery_stackstate.key_store import ROUNDS, too_busy
+from celery_stackstate.key_store import ROUNDS, kept_for, too_busy
 from celery_stackstate.reserving import Reserving
 from celery_stackstate.stores.base import Store, StoredEntry
 
@@ -36,9 +36,9 @@ class KeyProtocol(Reserving, Claiming):
             record = Record.load(stored)
             if record.state == FAILED and record.ticket.on_failure == "release":
                 return False
-            ticket = replace(record.ticket, on_failure="release")
-            freed = replace(record, state=FAILED, ticket=ticket, result=None, envelope=None, window=None)
-            result = self._write(freed, stored.version, ttl=ticket.ttl)
+            ticket, until = replace(record.ticket, on_failure="release"), self._until(record, stored)
+            freed = replace(record, state=FAILED, ticket=ticket, result=None, envelope=None, window=None, until=until)
+            result = self._write(freed, stored.version, ttl=kept_for(freed, stored.now))
             if result.applied:
                 return True
             stored = result.entry

@@ -110,6 +110,7 @@ class Record:
 
     `abandoned`: nobody knows whether the message is out. `dispatched`: the callbacks of the success are out as well.
     `envelope` is what publishes the message again; it goes at the run's end. `not_before`: the ETA in microseconds.
+    `until`: to then, by the store's clock, messages of runs that had the key before may come, which it is to stop.
     `more` is what a newer release added: it is kept when the record is changed here.
     """
 
@@ -128,6 +129,7 @@ class Record:
     envelope: str | None = None
     not_before: int = 0
     window: Window | None = None
+    until: int = 0
     more: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -52,7 +52,7 @@ class KeyStore:
         self._store.put(pack(OPEN, run.scope, run.key), b"")
 
     def _settle(self, claim: Claim, record: Record, *, ended: bool, writes: Sequence[RunWrite] = ()) -> Claim | None:
-        ttl = record.ticket.ttl if ended else None
+        ttl = kept_for(record, time.time_ns() // 1000) if ended else None
         result = self._write(record, claim.version, ttl=ttl, writes=writes)
         if not result.applied or result.entry is None:
             return None
@@ -102,6 +102,11 @@ class KeyStore:
         due = max(stored.updated, record.not_before, record.window.due(stored) if record.window else 0)
         return stored.now > due + self._start_deadline
 
+    def _until(self, record: Record, stored: StoredEntry) -> int:
+        """Return to when messages of the run, if it has not ended, or of former ones may come."""
+        latest = 0 if record.ended else max(stored.now, record.not_before) + round(self._start_deadline)
+        return max(record.until, latest)
+
     def _is_live(self, record: Record, stored: StoredEntry) -> bool:
         return is_live(self._store, Lease(record.worker, record.boot), pid=record.pid, since=stored.updated)
 
@@ -124,8 +129,18 @@ class KeyStore:
         )
 
 
+def kept_for(record: Record, now: int) -> float:
+    """Return for how many seconds the record of a run that has ended is kept."""
+    return max(record.ticket.ttl, (record.until - now) / 1_000_000)
+
+
 def has_expired(record: Record, stored: StoredEntry) -> bool:
-    """Return whether the run's message had expired before a worker began it; a broker may drop it without a word."""
+    """Return whether the run's message had expired before a worker began it, or the key after the run's end.
+
+    A broker may drop such a message without a word; such a record is there for other messages alone, see `until`.
+    """
+    if record.ended:
+        return bool(record.until) and stored.now > stored.updated + record.ticket.ttl * 1_000_000
     expires = record.ticket.expires
     return record.state in (PUBLISHED, RETRYING) and expires is not None and stored.now > expires + EXPIRY_MARGIN
 

@@ -53,14 +53,14 @@ class Reserving(KeyStore):
                 wanted = self._fresh(ask, 0, token)
         raise too_busy(ask.key)
 
-    def _fresh(self, ask: Request, previous: int, token: str) -> Record:
+    def _fresh(self, ask: Request, previous: int, token: str, until: int = 0) -> Record:
         """Return the record that begins the key's next run."""
-        ticket = self._ticket(ask, previous)
-        return Record(RESERVED, ticket, token, envelope=ask.envelope, not_before=ask.not_before, window=ask.window)
+        ticket, due = self._ticket(ask, previous), ask.not_before
+        return Record(RESERVED, ticket, token, envelope=ask.envelope, not_before=due, window=ask.window, until=until)
 
     def _successor(self, record: Record, stored: StoredEntry, ask: Request, token: str) -> Record | None:
         """Return the record to put in place of `record`, or None when the key is taken."""
-        fresh = partial(self._fresh, ask, record.ticket.generation, token)
+        fresh = partial(self._fresh, ask, record.ticket.generation, token, self._until(record, stored))
         released = record.ticket.on_failure == "release"
         if released and (record.state == FAILED or self._is_dead_poison(record, stored)):
             return fresh()
@@ -79,7 +79,7 @@ class Reserving(KeyStore):
             raise _has_begun(record, ask)
         if not same:
             return fresh()  # in place of a run that nobody is left to run
-        return revived and replace(revived, envelope=revived.envelope or ask.envelope)
+        return revived and _asked_again(revived, ask)
 
     def _touched(self, record: Record, stored: StoredEntry, ask: Request, token: str) -> Record:
         """Return a debounced record with the payload of a later request, which also moves its begin.
@@ -192,3 +192,10 @@ def _has_begun(record: Record, ask: Request) -> DuplicateRun:
         key=ask.key,
         task_id=record.ticket.task_id,
     )
+
+
+def _asked_again(record: Record, ask: Request) -> Record:
+    """Return the record of a run that is to be published again, by a call that may let it expire at another time."""
+    if ask.expires == record.ticket.expires or ask.envelope is None:
+        return replace(record, envelope=record.envelope or ask.envelope)
+    return replace(record, envelope=ask.envelope, ticket=replace(record.ticket, expires=ask.expires))

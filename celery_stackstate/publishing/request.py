@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from celery import _state
 from kombu.utils import json as kombu_json
 
 from celery_stackstate.attached import task_named
@@ -73,7 +74,7 @@ def of_message(outgoing: Outgoing, *, needed_for: str | None) -> dict[str, Any]:
 def _scope(outgoing: Outgoing, scope: str) -> str:
     if scope != "run":
         return APP_SCOPE if scope == "app" else scope_of("task", outgoing.envelope.name)
-    parent = outgoing.extension.app.current_worker_task
+    parent = _run_above(outgoing.extension.app)
     if outgoing.is_dispatched:
         raise ConfigurationError(
             f"idempotency_scope='run' is for tasks that a run calls; {outgoing.envelope.name} is called by what comes "
@@ -85,6 +86,14 @@ def _scope(outgoing: Outgoing, scope: str) -> str:
             f"called outside of one"
         )
     return scope_of("run", f"{parent.request.id}:{outgoing.envelope.name}")
+
+
+def _run_above(app: Any) -> Any:
+    """Return the task in whose run this is: a run that it applies in its body has another id in each attempt."""
+    for task in reversed(_state._task_stack.stack or ()):
+        if not task.request.called_directly and not task.request.is_eager:
+            return task
+    return app.current_worker_task
 
 
 def _fingerprint(outgoing: Outgoing, ours: KeyOptions) -> str:
@@ -115,7 +124,7 @@ def refuse_what_a_key_cannot_do(outgoing: Outgoing, ours: KeyOptions) -> None:
         raise ConfigurationError(f"idempotency_key cannot be used with {name}, which runs other tasks; key those tasks")
     if task is not None and not hasattr(task, "record_runs"):
         raise ConfigurationError(f"idempotency_key needs {name} to be a StateTask, for a worker to keep its promise")
-    alone = (*OWN_MESSAGE, "countdown", "eta")
+    alone = (*OWN_MESSAGE, "countdown", "eta", "expires")
     if ours.debounce is not None and any(outgoing.options.get(option) for option in alone):
         raise ConfigurationError(f"debounce cannot be combined with {', '.join(alone)}: one run answers many requests")
     refuse_old_protocol(outgoing)
