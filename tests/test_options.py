@@ -158,7 +158,7 @@ def test_a_callable_key_in_a_call_says_where_it_belongs(app: Celery) -> None:
 
 def test_what_a_debounced_call_cannot_have_is_refused(app: Celery) -> None:
     task = app.task(shared=False, name="pay")(strict)
-    for options in ({"countdown": 3}, {"task_id": "mine"}, {"link": task.si(1)}):
+    for options in ({"countdown": 3}, {"expires": 3}, {"task_id": "mine"}, {"link": task.si(1)}):
         with pytest.raises(ConfigurationError, match="debounce cannot be combined"):
             task.apply_async((1,), idempotency_key="k", debounce=1, **options)
     with pytest.raises(ConfigurationError, match="without an idempotency_key"):

@@ -102,6 +102,23 @@ def test_a_visibility_timeout_that_is_shorter_than_an_eta_is_named(project: Make
     assert after.level == OK
 
 
+def test_what_a_second_delivery_does_not_harm_is_no_warning(project: MakeProject, broker: RedisServer) -> None:
+    app = project(broker.url, broker_transport_options={"visibility_timeout": 120})
+    for name, task in app.tasks.items():
+        if not name.startswith("celery"):
+            task.default_retry_delay = 1
+    app.tasks["shop.pay"].apply_async((1,), countdown=7200, idempotency_key="k")
+    (finding,) = found(app, "visibility_timeout")
+    assert finding.level == OK, finding.text
+    app.tasks["shop.early"].lost_policy = "rerun"
+    assert "shop.early" not in "".join(one.text for one in found(app, "acks_late"))
+
+
+def test_a_broker_without_a_visibility_timeout_has_none(project: MakeProject) -> None:
+    app = project("memory://", broker_transport_options={"visibility_timeout": 1})
+    assert list(found(app, "visibility_timeout")) == []
+
+
 def test_the_visibility_timeout_is_held_against_every_waiting_run(project: MakeProject, broker: RedisServer) -> None:
     app = project(broker.url, stackstate_url=broker.url)
     pay = app.tasks["shop.pay"]

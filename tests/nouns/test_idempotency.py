@@ -411,6 +411,47 @@ def test_a_run_that_has_begun_or_ended_is_not_replaced(keys: KeyProtocol) -> Non
         reserve(keys, replaces=True)
 
 
+def test_a_request_that_replaces_takes_up_a_run_that_nobody_is_left_to_run(keys: KeyProtocol) -> None:
+    first, gone = reserve(keys), Lease("celery@gone", "boot-1")
+    keys.confirm(first)
+    for _ in range(2):
+        assert keys.claim(first.ticket, attempt(gone)).verdict is Verdict.RUN
+        same = reserve(keys, replaces=True)
+        assert (same.created, same.revived, same.ticket) == (True, True, first.ticket)
+    keys.claim(first.ticket, attempt(gone))
+    keys.reset(first.ticket.store_key)
+    second = reserve(keys)
+    keys.claim(second.ticket, attempt(gone))
+    other = reserve(keys, replaces=True, fingerprint="b" * 64)
+    assert (other.created, other.revived) == (True, False)
+    assert keys.claim(second.ticket, attempt()).verdict is Verdict.STALE
+
+
+@pytest.mark.parametrize("how", ["replaced", "reset"])
+def test_a_message_that_is_to_do_nothing_does_nothing_after_the_ttl_either(keys: KeyProtocol, how: str) -> None:
+    old = reserve(keys, ttl=0.2)
+    keys.confirm(old)
+    if how == "reset":
+        assert keys.reset(old.ticket.store_key)
+    else:
+        new = reserve(keys, ttl=0.2, fingerprint="b" * 64, replaces=True)
+        keys.confirm(new)
+        assert keys.succeed(keys.claim(new.ticket, attempt()), "1") is not None
+    time.sleep(0.4)
+    assert keys.claim(old.ticket, attempt()).verdict in (Verdict.STALE, Verdict.DONE)
+    after = reserve(keys, ttl=0.2)
+    assert (after.created, after.ticket.task_id != old.ticket.task_id) == (True, True)
+    assert keys.claim(old.ticket, attempt()).verdict is Verdict.STALE
+
+
+def test_a_call_that_takes_a_run_up_says_when_it_expires(keys: KeyProtocol) -> None:
+    keys.abandon(reserve(keys, expires=1, envelope="old"))
+    again = reserve(keys, expires=10**18, envelope="new")
+    assert (again.revived, again.record.envelope, again.ticket.expires) == (True, "new", 10**18)
+    keys.abandon(again)
+    assert reserve(keys, expires=10**18, envelope="newer").record.envelope == "new"
+
+
 # -- debounced requests --------------------------------------------------------------------------------------------
 
 WINDOW = Window(delay=400_000, longest=900_000)

@@ -61,6 +61,21 @@ def parent(self: Task, failures: int) -> list[bool]:
     return created
 
 
+@app.task
+def helper() -> bool:
+    """Start a child."""
+    created: bool = child.delay(3).created
+    return created
+
+
+@app.task(bind=True, max_retries=3)
+def parent_by_helper(self: Task) -> None:
+    """Start a child in each of two attempts, by a task that is applied in the body."""
+    note(app, "parent", created=helper.apply().result)
+    if not self.request.retries:
+        raise self.retry(countdown=0)
+
+
 @app.task(bind=True, debounce=1.5, debounce_max_wait=3, idempotency_key="index:{page}")
 def index(self: Task, page: int, text: str = "") -> str:
     """Index a page as it was last saved."""

@@ -209,7 +209,10 @@ def mutate(items: list[int], *stamps: Any) -> list[int]:
 def give_up(how: str) -> None:
     """End without a result."""
     note(app, "give_up", how=how)
-    raise {"ignore": Ignore, "reject": Reject, "exit": SystemExit}[how]("no more")
+    requeue = Reject("no more", requeue=True)
+    raise {"ignore": Ignore("no more"), "reject": Reject("no more"), "exit": SystemExit("no more"), "requeue": requeue}[
+        how
+    ]
 
 
 @app.task

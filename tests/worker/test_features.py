@@ -101,6 +101,13 @@ def test_a_parents_retry_does_not_start_its_children_again(
     assert sorted(note["number"] for note in notes(app, "child")) == [1, 1, 2, 2]
 
 
+def test_the_parent_of_what_an_applied_task_starts_is_the_run_in_whose_body_it_is(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    run_of(app, tasks.parent_by_helper.delay().id, status="SUCCESS", node=celery_worker)
+    assert [one["created"] for one in notes(app, "parent")] == [True, False]
+
+
 def test_outside_of_a_run_there_is_no_parent_to_have_a_key_in(app: Celery, tasks: ModuleType) -> None:
     with pytest.raises(NotInARun, match="idempotency_scope='run'"):
         tasks.child.delay(1)
@@ -259,6 +266,15 @@ def test_a_message_without_a_key_that_is_delivered_twice_is_run_once_at_a_time_a
     assert result.get(timeout=10) == "single"
     time.sleep(3)
     assert [result.id] == [note["id"] for note in notes(app, "single")]
+
+
+def test_another_run_of_an_id_is_another_execution(
+    celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
+) -> None:
+    for count in (1, 2):
+        tasks.single.apply_async((0,), task_id="daily")
+        wait_for_note(app, "single-end", count=count, node=celery_worker)
+        run_of(app, "daily", status="SUCCESS", node=celery_worker)
 
 
 @BOTH

@@ -351,6 +351,7 @@ def test_24_revoked_expired_and_terminated_runs_leave_the_key_usable_on_the_same
 ENDINGS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any], str, str]] = {
     "ignore": ("give_up", ("ignore",), {}, "give_up", "FAILED"),
     "reject": ("give_up", ("reject",), {}, "give_up", "FAILED"),
+    "reject what was acknowledged": ("give_up", ("requeue",), {}, "give_up", "FAILED"),
     "exit": ("give_up", ("exit",), {}, "give_up", "FAILED"),
     "replace": ("replacing", (0.1,), {}, "slow_part", "SUCCEEDED"),
     "time out": ("slow", (60,), {"time_limit": 1}, "slow", "FAILED"),
