@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import wraps
 from typing import Any, TypeVar
@@ -37,6 +39,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.pass_context
     @wraps(function)
     def run(context: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        _write_what_the_terminal_can()
+        _check_texts(kwargs)
         try:
             return function(_extension(context), *args, **kwargs)
         except StoreUnavailable as error:
@@ -45,6 +49,21 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
             raise Wrong(visible(error)) from error
 
     return run
+
+
+def _write_what_the_terminal_can() -> None:
+    """Let letters that the output's encoding lacks be written as what they are called, not end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_texts(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        try:
+            (value if isinstance(value, str) else "").encode()
+        except UnicodeEncodeError as error:
+            raise Wrong(f"{name}: {value!a} is no text in the encoding of this terminal") from error
 
 
 def _extension(context: click.Context) -> StackState:

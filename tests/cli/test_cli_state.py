@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from celery_stackstate import StackState
 from celery_stackstate.cli import stackstate
-from tests.cli.commands import Terminal, run
+from tests.cli.commands import Terminal, celery, environment, run
 from tests.cli.conftest import MakeProject
 from tests.services import RedisServer
 from tests.waiting import wait_for
@@ -39,6 +39,27 @@ def said(folder: Path, *words: str, code: int = 0) -> str:
     done = run(folder, "stackstate", *words)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
+
+
+@pytest.mark.parametrize("words", [("list", "\udcff"), ("list", "--scope", "task:\udcff"), ("get", "\udcff")])
+def test_what_is_no_text_is_a_line(app: Celery, tmp_path: Path, words: tuple[str, ...]) -> None:
+    error = said(tmp_path, "state", *words, code=1)
+    assert "'" in error
+    assert "\\udcff' is no text in the encoding of this terminal" in error
+    assert "Traceback" not in error
+
+
+def test_letters_that_the_output_lacks_are_written_as_what_they_are_called(app: Celery, tmp_path: Path) -> None:
+    StackState.of(app).state.set("café", "naïve")
+    done = subprocess.run(
+        celery("-A", "proj", "stackstate", "state", "list"),
+        env=environment(tmp_path, PYTHONIOENCODING="ascii"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "caf\\xe9" in done.stdout, "Traceback" in done.stderr) == (0, True, False)
 
 
 def test_a_value_is_set_read_and_deleted(app: Celery, tmp_path: Path) -> None:
