@@ -171,7 +171,8 @@ class Recorder:
         deadline = time.monotonic() + timeout
         self._write_live(time.monotonic() + LONGEST_PAUSE)
         self._write_pending(time.monotonic() + LONGEST_PAUSE)
-        self._do_chores()
+        for _ in range(2):  # one may leave another
+            self._do_chores()
         while self._waiting and time.monotonic() < deadline and self._write_waiting():
             pass
 

@@ -233,7 +233,11 @@ class SilentProxy:
             # What a client has closed counts no longer, though it may not have been read yet.
             self._clients = [one for one in self._clients if not _is_leaving(one)] + [client]
             self.most_open = max(self.most_open, len(self._clients))
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:  # it was stopped
+                client.close()
+                continue
             self._start(self._requests, client, server)
             self._start(self._answers, server, client)
 

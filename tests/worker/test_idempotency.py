@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import partial
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -24,8 +26,9 @@ from celery_stackstate import (
     NotSerializable,
     StackState,
 )
+from tests.databases import SilentProxy
 from tests.nodes import StartWorker
-from tests.services import RedisServer
+from tests.services import HOST, RedisServer
 from tests.waiting import Stopwatch, wait_for
 from tests.worker.probes import (
     in_another_process,
@@ -904,3 +907,37 @@ def test_a_task_that_the_worker_does_not_have_fails_and_leaves_the_key_usable(
     assert "has no task 'nobody.knows'" in str(run.error)
     settled(app, "k", "nobody.knows", "FAILED", celery_worker)
     assert app.send_task("nobody.knows", (1,), idempotency_key="k").created
+
+
+@pytest.mark.worker(conf={**SHORT, "stackstate_worker_lease": 30, "stackstate_store_timeout": 20}, concurrency=1)
+class TestATimeLimitInTheClaim:
+    """Its write has arrived, but the answer does not come; the process lives on, and so does its lease."""
+
+    @pytest.fixture
+    def proxy(self, store_server: RedisServer) -> Iterator[SilentProxy]:
+        proxy = SilentProxy(HOST, store_server.port)
+        yield proxy
+        proxy.close()
+
+    @pytest.fixture
+    def worker_store(self, proxy: SilentProxy) -> str:
+        return f"redis://{HOST}:{proxy.port}"
+
+    def test_leaves_the_key_free(
+        self, celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType, proxy: SilentProxy
+    ) -> None:
+        # given
+        assert tasks.charge.apply_async((1,), idempotency_key="before").get(timeout=10) == "1 EUR"
+        charge = partial(tasks.charge.apply_async, (5,), idempotency_key="k")
+
+        # when
+        proxy.after = b'"RUNNING"'
+        first = charge(soft_time_limit=1)
+
+        # then
+        run_of(app, first.id, status="FAILURE", timeout=15, node=celery_worker)
+        assert proxy.after is None
+        settled(app, "k", tasks.charge.name, "FAILED", celery_worker)
+        again = charge()
+        assert (again.created, again.id != first.id, again.get(timeout=10)) == (True, True, "5 EUR")
+        assert len(notes(app, "charge")) == 2
