@@ -30,7 +30,7 @@ class Counting:
 
     def __getattr__(self, name: str) -> Any:
         verb = getattr(self._store, name)
-        if not callable(verb) or name == "in_transaction":
+        if not callable(verb) or name in ("in_transaction", "usable_here"):
             return verb
 
         def counted(*args: Any, **options: Any) -> Any:

@@ -211,7 +211,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_corrects_what_was_s
     # given
     node = start_worker()
     start_worker(args=IDLE)
-    result = tasks.take.delay("stopped", 4)
+    result = tasks.take.delay("stopped", 7)
     waiting = tasks.take.delay("waiting", 0)
     run_of(app, result.id, status="STARTED")
     run_of(app, waiting.id, status="RECEIVED")
@@ -221,7 +221,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_corrects_what_was_s
     send_signal(worker, signal.SIGSTOP)
     try:
         for lost in (result, waiting):
-            run_of(app, lost.id, status="LOST", timeout=IN_TIME)
+            run_of(app, lost.id, status="LOST", timeout=6)
         assert not worker_of(app, node).live
     finally:
         send_signal(worker, signal.SIGCONT)

