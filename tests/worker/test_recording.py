@@ -522,10 +522,11 @@ def test_a_run_is_run_again_with_what_was_asked_for_and_both_know_it(
 def test_what_followed_a_run_follows_its_repetition_as_runs_of_their_own(
     celery_worker: CeleryTestWorker, app: Celery, tasks: ModuleType
 ) -> None:
-    # given a chain behind it that ends in a chord
+    # given what is linked to it, and a chain behind it that ends in a chord
     stackstate = StackState.of(app)
-    behind = chain(tasks.pay.si(7), tasks.add.si(1), group(tasks.add.si(2), tasks.add.si(3)), tasks.total.s())
-    last = behind.apply_async(link=tasks.add.si(4))
+    paid = tasks.pay.si(7)
+    paid.link(tasks.add.si(4))
+    last = chain(paid, tasks.add.si(1), group(tasks.add.si(2), tasks.add.si(3)), tasks.total.s()).delay()
     run_of(app, last.id, status="SUCCESS", node=celery_worker)
     first = next(run for run in runs_of(app, task=tasks.pay.name))
     wait_for(lambda: len(runs_of(app)) == 6, message="what is linked to it", node=celery_worker)
