@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -145,6 +146,19 @@ def celery_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ce
         node.teardown()
 
 
+@contextmanager
+def _django_that_may_be_looked_at() -> Iterator[None]:
+    """Let Django have settings: pytest-celery looks at every object there is, and those raise while there are none."""
+    conf = sys.modules.get("django.conf")
+    if conf is None or conf.settings.configured:
+        yield
+        return
+    unset = conf.settings._wrapped
+    conf.settings.configure()
+    yield
+    conf.settings._wrapped = unset
+
+
 @pytest.fixture
 def celery_backend(tmp_path: Path) -> Iterator[CeleryTestBackend]:
     """The result backend: a Redis of its own, so that either can be killed without the other."""
@@ -154,7 +168,8 @@ def celery_backend(tmp_path: Path) -> Iterator[CeleryTestBackend]:
         node.ready()
         yield node
     finally:
-        node.teardown()
+        with _django_that_may_be_looked_at():
+            node.teardown()
 
 
 def environment_of(
