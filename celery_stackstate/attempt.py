@@ -175,7 +175,7 @@ class OpenAttempt:
             if not self._skipped:
                 self._events[0] = self._start_event(payload)
 
-    def take_over(self, payload: Mapping[str, Any]) -> None:
+    def replace_payload(self, payload: Mapping[str, Any]) -> None:
         """Say what the body gets in place of what the first of several requests asked for."""
         with self._mutex:
             uid = f"{facts.DEBOUNCED}:{self.execution}"

@@ -75,7 +75,8 @@ def assemble(row: RunRow, events: Iterable[StoredEvent]) -> Run:
     ]  # a task's own may be called so
     attempts = _attempts(events)
     request = _request(events)
-    request.update(_last(events, facts.DEBOUNCED))
+    if debounced := _last(events, facts.DEBOUNCED):  # the body got another payload, which may have been whole
+        request = {**request, "payload_truncated": None, **debounced}
     last_end = next((attempt for attempt in reversed(attempts) if attempt.status == row.standing.status), None)
     ending = _last(events, "success" if row.standing.status == SUCCESS else row.standing.status.lower())
     return replace(

@@ -188,7 +188,7 @@ def _publish_committed(outgoing: Outgoing, reservation: Reservation) -> None:
     try:
         if outgoing.extension.key_protocol.record(reservation.ticket.store_key) is None:
             return
-    except StoreUnavailable:
+    except (StoreUnavailable, NewerFormat):
         pass  # its worker finds out
     _publish_created(outgoing, reservation)
 

@@ -11,6 +11,7 @@ from celery_stackstate import facts
 from celery_stackstate.errors import ConfigurationError, NotRepeatable
 from celery_stackstate.header import HEADER
 from celery_stackstate.keys import PRIVATE, pack
+from celery_stackstate.publishing.canvas import CANVASES
 from celery_stackstate.publishing.envelope import Envelope
 from celery_stackstate.publishing.options import OPTION_NAMES
 from celery_stackstate.receiving import INTERRUPTS
@@ -27,9 +28,8 @@ OF_ONE_RUN = frozenset(
 )
 #: The times have passed.
 LEFT_OUT = OF_ONE_RUN | {"eta", "expires"}
-#: Options that hold the signatures of what follows; arguments of Celery's own tasks that hold those of their parts.
-FOLLOWING = ("chain", "link", "link_error")
-CANVAS, PARTS = ("celery.chain", "celery.group", "celery.chord"), ("tasks", "header", "body")
+#: Options that hold the signatures of what follows, and arguments of a canvas that hold those of its parts.
+FOLLOWING, PARTS = ("chain", "link", "link_error"), ("tasks", "header", "body")
 
 
 def keep(extension: StackState, envelope: Envelope, run_id: str) -> None:
@@ -121,6 +121,6 @@ def _follows_anew(signature: Any) -> Any:
     if not isinstance(signature, dict) or "task" not in signature:
         return signature
     arguments = signature.get("kwargs") or {}
-    if signature["task"] in CANVAS:
+    if signature.get("subtask_type") in CANVASES:
         arguments = {name: _follows_anew(part) if name in PARTS else part for name, part in arguments.items()}
     return {**signature, "kwargs": arguments, "options": _anew(signature.get("options") or {}, OF_ONE_RUN)}

@@ -187,7 +187,7 @@ def _last_payload(
         last = Envelope.load(claim.record.envelope)
         args, kwargs = list(last.args), dict(last.kwargs)
         task.request.args, task.request.kwargs = args, kwargs
-        execution.attempt.take_over(details.arguments(execution.extension, task, args, kwargs))
+        execution.attempt.replace_payload(details.arguments(execution.extension, task, args, kwargs))
         if task.keep_payload is True:
             repeat.keep_text(execution.extension, claim.record.envelope, execution.attempt.run_id)
     return args, kwargs

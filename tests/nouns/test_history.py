@@ -239,6 +239,14 @@ def test_of_a_long_run_the_latest_is_written_every_ten_seconds() -> None:
     assert [said[1]["done"] for said in taken if said is not None] == [600, 610, 620, 630, "last"]
 
 
+def test_a_debounced_run_shows_the_payload_that_its_body_got(store: Store) -> None:
+    asked = facts.event("queued:1", "queued", at=1, args=["cut…"], kwargs={}, payload_truncated=True)
+    got = facts.event("debounced:e", facts.DEBOUNCED, execution="e", at=2, args=["last"], kwargs={"n": 1})
+    store.append([RunWrite("r", 1, standing=RunStanding(status="QUEUED"), events=[asked, got])])
+    run = read(store, "r")
+    assert (run.args, run.kwargs, run.payload_truncated) == (["last"], {"n": 1}, False)
+
+
 def test_details_that_were_stored_as_a_text_are_details() -> None:
     store = open_store("memory://")
     store.append(
