@@ -99,8 +99,8 @@ def pause_for(request: Any, error: Throttled) -> float:
 
     Many runs may wait for one pace, and one at a time goes on: the longer a run has waited, the more it spreads out.
     """
-    spread = random.uniform(0.0, _backoff(request))  # noqa: S311
-    return min(max(1.0, error.retry_after) + spread, LONGEST_PAUSE)
+    spread = _backoff(request)
+    return min(max(1.0, error.retry_after), LONGEST_PAUSE - spread) + random.uniform(0.0, spread)  # noqa: S311
 
 
 def _backoff(request: Any) -> float:

@@ -8,11 +8,13 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import pytest
+from celery.app.task import Context
 
 from celery_stackstate.errors import InvalidKey, LockBusy, Throttled
 from celery_stackstate.keys import PACE, pack
 from celery_stackstate.state import State
 from celery_stackstate.stores.base import Store
+from celery_stackstate.worker.requeue import pause_for
 from tests.nouns.conftest import state_of
 
 
@@ -145,6 +147,13 @@ def test_another_rate_for_the_same_key_counts_at_once(state: State) -> None:
     assert pace.retry_after <= 0.6
     time.sleep(pace.retry_after)
     assert state.throttle("api", 100, 60).ok, "when it said that it would"
+
+
+@pytest.mark.parametrize(("retry_after", "least", "most"), [(0.1, 1, 2), (20, 20, 21), (86_400, 299, 300)])
+def test_a_run_that_waits_for_a_pace_comes_back_within_five_minutes(retry_after: float, least: int, most: int) -> None:
+    pauses = [pause_for(Context(), Throttled("early", name="api", retry_after=retry_after)) for _ in range(200)]
+    assert least <= min(pauses) <= max(pauses) <= most
+    assert max(pauses) - min(pauses) > 0.5, "not all at the same time"
 
 
 def test_a_burst_of_the_same_pace_is_waited_out(state: State) -> None:
