@@ -6,13 +6,15 @@ import time
 
 import pytest
 
-from celery_stackstate import StackState, liveness
-from celery_stackstate.facts import now_micros
+from celery_stackstate import StackState, StateTask, liveness
+from celery_stackstate.facts import Stamp, now_micros
+from celery_stackstate.header import HEADER
 from celery_stackstate.liveness import Lease
-from celery_stackstate.records import FAILURE, LOST, RECEIVED, RETRY, STARTED, SUCCESS
+from celery_stackstate.records import FAILURE, LOST, RECEIVED, RETRY, REVOKED, STARTED, SUCCESS
 from celery_stackstate.stores.base import RunWrite, Store
 from celery_stackstate.worker import copies
 from celery_stackstate.worker.copies import MOST, ROUNDS, Copies
+from celery_stackstate.worker.ending import Ending
 from celery_stackstate.worker.losses import Census
 from celery_stackstate.worker.reaper import Reaper
 from tests.reaping.world import (
@@ -226,3 +228,21 @@ def test_so_many_copies_are_remembered_the_newest() -> None:
     assert (found.ids()[0], found.ids()[-1], len(found.ids())) == ("10", str(MOST + 9), MOST)
     found.looked_at("10", undecided=True)
     assert found.ids()[-1] == "10"
+
+
+# -- what a parent says of a delivery ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("epoch", "status"), [(EPOCH - 10, STARTED), (EPOCH + 1, REVOKED)])
+def test_the_end_of_a_delivery_closes_no_attempt_of_an_earlier_message(
+    extension: StackState, store: Store, epoch: int, status: str
+) -> None:
+    @extension.app.task(name="t", base=StateTask, shared=False)
+    def task() -> None: ...
+
+    store.append([queued("r", epoch=EPOCH - 20), started("r", LIVE, epoch=epoch), queued("r")])
+    stamp = Stamp(now_micros(), now_micros(), EPOCH)
+    message = {"id": "r", "task": "t", "hostname": LIVE.worker, HEADER: {"id": "r", "stamp": stamp.dump()}}
+    Ending(extension.app.tasks["t"], "r", REVOKED, {}, request=None, message=message).record(extension)
+    found = run(extension)
+    assert (found.status, [attempt.status for attempt in found.attempts]) == (REVOKED, [status])
